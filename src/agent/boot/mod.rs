@@ -1,0 +1,173 @@
+//! The boot member on its node: a snapshot of it, its end (drain, remove, kill), its tombstone.
+
+mod drain;
+mod find;
+mod snapshot;
+mod tombstone;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use etcd_operator_api::member::{BootDrainStep, BootSnapshot, BootSpec, BootStatus};
+use tokio::sync::Notify;
+
+use crate::jobs::Job;
+use crate::node::{AgentArgs, boot_dir};
+use crate::validate;
+
+/// Where everything of boot is.
+#[derive(Clone)]
+pub(crate) struct Place {
+    args: AgentArgs,
+    proc: PathBuf,
+    static_pods: PathBuf,
+    /// The agent's notes about boot.
+    dir: PathBuf,
+    pki: PathBuf,
+    snapshots: PathBuf,
+    snapshots_on_node: PathBuf,
+    data_root_on_node: PathBuf,
+    /// Told at each step, so that the status follows at once.
+    changed: Arc<Notify>,
+}
+
+impl Place {
+    pub(crate) fn new(args: &AgentArgs, cluster: &str, changed: &Arc<Notify>) -> Self {
+        let paths = args.paths(cluster);
+        let dir = boot_dir(&paths);
+        Self {
+            args: args.clone(),
+            proc: args.proc.clone(),
+            static_pods: args.static_pods(),
+            pki: dir.join("pki"),
+            dir,
+            snapshots: paths.snapshots(),
+            snapshots_on_node: args.node_paths(cluster).snapshots(),
+            data_root_on_node: args.data_root.clone(),
+            changed: Arc::clone(changed),
+        }
+    }
+
+    pub(crate) fn pki(&self) -> &Path {
+        &self.pki
+    }
+
+    fn manifest_archive(&self) -> PathBuf {
+        self.dir.join("manifest-archive")
+    }
+
+    fn reach(&self, on_node: &Path) -> PathBuf {
+        self.args.reach(on_node)
+    }
+}
+
+/// The work for one boot member.
+#[derive(Default)]
+pub(crate) struct Boot {
+    snapshot: Job<BootSnapshot>,
+    drain: Job<()>,
+    tombstone: Job<tombstone::Note>,
+}
+
+impl Boot {
+    /// Starts what the spec asks for and is not done, and says how far all is.
+    pub(crate) fn pass(&self, place: &Place, spec: &BootSpec) -> BootStatus {
+        let mut status = BootStatus::default();
+        // The spec was validated; without an address there is nothing to look for.
+        let Ok(endpoint) = validate::endpoint("spec.boot.clientEndpoint", &spec.client_endpoint) else { return status };
+        let mut messages = Vec::new();
+        match find::pod(&place.static_pods, endpoint) {
+            Ok(pod) => status.manifest = pod.map(|pod| on_node(place, &pod.manifest)),
+            Err(problem) => messages.push(problem.message),
+        }
+        status.process_found = !find::processes(&place.proc, endpoint).is_empty();
+        self.snapshot(place, spec, &mut status, &mut messages);
+        self.drain(place, spec, endpoint, &mut status, &mut messages);
+        self.tombstone(place, spec, endpoint, &mut status, &mut messages);
+        status.message = messages.join("; ");
+        status
+    }
+
+    /// Whether things change fast at the moment.
+    pub(crate) fn busy(&self) -> bool {
+        self.drain.running()
+    }
+
+    fn snapshot(&self, place: &Place, spec: &BootSpec, status: &mut BootStatus, messages: &mut Vec<String>) {
+        let Some(id) = &spec.snapshot else { return };
+        self.snapshot.want(id, &place.changed, || snapshot::take(place.clone(), id.clone(), spec.client_endpoint.clone()));
+        match self.snapshot.outcome(id) {
+            Some(Ok(snapshot)) => status.snapshot = Some(snapshot),
+            Some(Err(why)) => messages.push(why),
+            None => {}
+        }
+    }
+
+    fn drain(&self, place: &Place, spec: &BootSpec, endpoint: SocketAddr, status: &mut BootStatus, messages: &mut Vec<String>) {
+        let Some(order) = &spec.drain else { return };
+        self.drain.want(&order.id, &place.changed, || drain::run(place.clone(), order.clone(), endpoint));
+        if let Some(Err(why)) = self.drain.outcome(&order.id) {
+            messages.push(why);
+        }
+        // The journal is the truth, also while the work goes on.
+        match drain::journal(place) {
+            Ok(Some(journal)) if journal.drain.id == order.id => {
+                status.drain_id = Some(journal.drain.id);
+                status.drain_step = Some(journal.step);
+                if !journal.message.is_empty() {
+                    messages.push(journal.message);
+                }
+            }
+            Ok(_) => {}
+            Err(problem) => messages.push(problem.message),
+        }
+    }
+
+    fn tombstone(&self, place: &Place, spec: &BootSpec, endpoint: SocketAddr, status: &mut BootStatus, messages: &mut Vec<String>) {
+        let Some(id) = &spec.tombstone else { return };
+        self.tombstone.want(id, &place.changed, || tombstone::set(place.clone(), id.clone(), endpoint, spec.drain.clone()));
+        match self.tombstone.outcome(id) {
+            Some(Ok(note)) => status.tombstone_id = Some(note.id),
+            Some(Err(why)) => messages.push(why),
+            None => {}
+        }
+    }
+}
+
+/// Goes on with a drain that an earlier agent began: at once, without waiting for the API.
+pub(crate) fn resume(args: &AgentArgs) -> Vec<tokio::task::JoinHandle<()>> {
+    let root = args.reach(&args.operator_root).join(&args.namespace);
+    let Ok(clusters) = std::fs::read_dir(root) else { return Vec::new() };
+    let open = clusters.flatten().filter_map(|entry| {
+        let place = Place::new(args, entry.file_name().to_str()?, &Arc::new(Notify::new()));
+        let journal = drain::journal(&place).ok()??;
+        (journal.step == BootDrainStep::Signalled).then_some((place, journal))
+    });
+    open.map(|(place, journal)| {
+        tracing::info!(drain = %journal.drain.id, "going on with the drain of boot that an earlier agent began");
+        tokio::spawn(async move {
+            if let Err(why) = drain::run(place, journal.drain, journal.endpoint).await {
+                tracing::warn!(%why, "the drain of boot could not be ended");
+            }
+        })
+    })
+    .collect()
+}
+
+/// A manifest's path as the node names it.
+fn on_node(place: &Place, path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    place.args.static_pod_path.join(name).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn place(root: &Path) -> Place {
+        let args = crate::testing::args(root);
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        Place::new(&args, "kube-etcd", &Arc::new(Notify::new()))
+    }
+}

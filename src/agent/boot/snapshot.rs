@@ -1,0 +1,54 @@
+//! A snapshot of boot, taken before anything is changed and kept on its node: the way back if all else fails.
+
+use std::path::Path;
+
+use etcd_operator_api::member::BootSnapshot;
+use etcd_operator_etcd::client::{EtcdClient, Tls};
+
+use super::Place;
+use crate::files;
+
+/// Takes the snapshot, unless this request's is there already.
+pub(super) async fn take(place: Place, id: String, endpoint: String) -> Result<BootSnapshot, String> {
+    let file = place.snapshots.join(format!("boot-{id}.db"));
+    let record = place.snapshots.join(format!("boot-{id}.json"));
+    if let Ok(Some(done)) = files::read_json::<BootSnapshot>(&record)
+        && file.exists()
+    {
+        return Ok(done);
+    }
+    files::make_dir(&place.snapshots, 0o700).map_err(|problem| problem.message)?;
+    let tls = Tls::read(&place.pki).map_err(|error| format!("no client certificate for boot yet ({error}); wait for spec.certificates"))?;
+    let client = EtcdClient::new(&endpoint, &tls).await.map_err(|error| error.to_string())?;
+
+    let temporary = files::temporary(&file);
+    let outcome = stream(&client, &temporary).await;
+    let (bytes, sha256) = match outcome {
+        Ok(taken) => taken,
+        Err(why) => {
+            // Worthless by now, and perhaps what filled the disk.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(format!("the snapshot of boot failed: {why}"));
+        }
+    };
+    std::fs::rename(&temporary, &file)
+        .and_then(|()| files::sync_parent(&file))
+        .map_err(|error| format!("cannot name {}: {error}", file.display()))?;
+    // As the node names it: a human looks for it there.
+    let path = place.snapshots_on_node.join(format!("boot-{id}.db")).to_string_lossy().into_owned();
+    let done = BootSnapshot { id, path, bytes: i64::try_from(bytes).unwrap_or(i64::MAX), sha256 };
+    files::write_json(&record, &done, files::SECRET).map_err(|problem| problem.message)?;
+    Ok(done)
+}
+
+/// Streams into a new file that only root reads; the digest is verified on the way.
+async fn stream(client: &EtcdClient, path: &Path) -> Result<(u64, String), String> {
+    let cannot = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
+        _ => {}
+    }
+    let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(files::SECRET).open(path).await.map_err(cannot)?;
+    let snapshot = client.snapshot(&mut file).await.map_err(|error| error.to_string())?;
+    Ok((snapshot.bytes, snapshot.sha256))
+}

@@ -1,0 +1,171 @@
+//! The tombstone: boot's manifest archived, its data kept under another name, and a file in the data's place, so that an etcd that is
+//! started there again refuses. Boot on an *empty* directory would be a second cluster on an address that API servers still list.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_operator_api::member::{BootDrain, BootDrainStep};
+use serde::{Deserialize, Serialize};
+
+use super::drain::{self, Listed, Until};
+use super::find::{self, DataPlace};
+use super::Place;
+use crate::files;
+use crate::problem::{Problem, Reason};
+
+/// What the data's new name ends in.
+const SUFFIX: &str = "removed-by-etcd-operator";
+/// What stands in the file that takes its place.
+const TEXT: &str = "This was the data directory of the etcd that the cluster was started with. Its members have moved to the control nodes and this one
+was removed, so it must not start again: on an empty directory it would be a second cluster at an address that API servers may still
+list. The data is kept beside this file, with the suffix .removed-by-etcd-operator. Both may be deleted once nothing lists the address.
+";
+/// For the members' word that boot is removed.
+const ASK: Duration = Duration::from_secs(3);
+
+/// The note that a tombstone was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Note {
+    /// The order's ID.
+    pub(super) id: String,
+}
+
+pub(super) fn note_file(dir: &Path) -> PathBuf {
+    dir.join("tombstone.json")
+}
+
+/// Sets the tombstone.
+pub(super) async fn set(place: Place, id: String, endpoint: SocketAddr, drained: Option<BootDrain>) -> Result<Note, String> {
+    let text = |problem: Problem| problem.message;
+    if let Some(note) = files::read_json::<Note>(&note_file(&place.dir)).map_err(text)?
+        && note.id == id
+    {
+        return Ok(note);
+    }
+    if let Some(drain) = drained {
+        confirm(&place, &drain).await?;
+    }
+    tokio::task::spawn_blocking(move || lay(&place, id, endpoint)).await.map_err(|error| error.to_string())?.map_err(text)
+}
+
+/// Not while boot may still be a member: its data would be taken away under it.
+async fn confirm(place: &Place, order: &BootDrain) -> Result<(), String> {
+    let gone = drain::journal(place).map_err(|problem| problem.message)?.is_some_and(|journal| journal.drain.id == order.id && journal.step == BootDrainStep::Gone);
+    if gone {
+        return Ok(());
+    }
+    match drain::others(place, order).await?.ask(ASK, Until::Any).await {
+        Listed::No => Ok(()),
+        Listed::Yes => Err("boot is still a member, so no tombstone was set; remove it first".into()),
+        Listed::Unknown => Err("no other member says whether boot is still one, so no tombstone was set; it is tried again".into()),
+    }
+}
+
+fn lay(place: &Place, id: String, endpoint: SocketAddr) -> Result<Note, Problem> {
+    // Read before it goes away; an earlier attempt may have archived it already.
+    let pod = match find::pod(&place.static_pods, endpoint)? {
+        Some(pod) => Some(pod),
+        None => find::pod(&place.manifest_archive(), endpoint)?,
+    };
+    drain::archive_manifest(place, endpoint)?;
+    match pod.map(|pod| pod.data) {
+        Some(DataPlace::Node(data)) => bury(place, &data)?,
+        // It went with the pod.
+        Some(DataPlace::Pod) => {}
+        None => {
+            return Err(Problem::new(
+                Reason::NodeFiles,
+                format!("no manifest of boot in {} or in its archive, so where its data is is not known; move boot's data directory away by hand and put a file in its place", place.static_pods.display()),
+            ));
+        }
+    }
+    let note = Note { id };
+    files::make_dir(&place.dir, 0o700)?;
+    files::write_json(&note_file(&place.dir), &note, files::SECRET)?;
+    Ok(note)
+}
+
+fn bury(place: &Place, on_node: &Path) -> Result<(), Problem> {
+    // kubeadm's etcd has its data right in the directory below which ours is: then only `member` goes.
+    let victim = if place.data_root_on_node.starts_with(on_node) { on_node.join("member") } else { on_node.to_owned() };
+    let victim = place.reach(&victim);
+    let Some(parent) = victim.parent().filter(|parent| parent.is_dir()) else {
+        return Err(Problem::new(
+            Reason::NodeFiles,
+            format!("boot's data {} cannot be reached by the agent; mount its parent into the agent's pod, or move it away by hand and put a file in its place", on_node.display()),
+        ));
+    };
+    if victim.is_dir() {
+        let name = victim.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kept = (0..100)
+            .map(|n| parent.join(if n == 0 { format!("{name}.{SUFFIX}") } else { format!("{name}.{SUFFIX}.{n}") }))
+            .find(|path| !path.exists())
+            .ok_or_else(|| Problem::new(Reason::NodeFiles, format!("too many old copies of {}; remove some", victim.display())))?;
+        fs::rename(&victim, &kept).map_err(|error| Problem::file("rename", &victim, &error))?;
+        tracing::info!(data = %victim.display(), kept = %kept.display(), "boot's data kept under another name");
+    }
+    if !victim.exists() {
+        files::write(&victim, TEXT.as_bytes(), files::PUBLIC)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(data: &Path) -> String {
+        format!(
+            "{{kind: Pod, spec: {{containers: [{{name: etcd, command: [etcd, --listen-client-urls=https://192.0.2.10:12379, --data-dir=/data], volumeMounts: [{{name: d, mountPath: /data}}]}}], volumes: [{{name: d, hostPath: {{path: \"{}\"}}}}]}}}}",
+            data.display()
+        )
+    }
+
+    fn endpoint() -> SocketAddr {
+        "192.0.2.10:12379".parse().unwrap()
+    }
+
+    #[test]
+    fn boots_data_is_kept_and_a_file_takes_its_place() {
+        let root = tempfile::tempdir().unwrap();
+        let place = super::super::tests::place(root.path());
+        let data = root.path().join("boot-etcd");
+        fs::create_dir_all(data.join("member")).unwrap();
+        fs::write(place.static_pods.join("boot.yaml"), pod(&data)).unwrap();
+        lay(&place, "t1".into(), endpoint()).unwrap();
+        assert!(data.is_file());
+        assert!(root.path().join(format!("boot-etcd.{SUFFIX}/member")).is_dir());
+        assert!(!place.static_pods.join("boot.yaml").exists());
+        // Again, as after a crash before the note: nothing more happens.
+        lay(&place, "t1".into(), endpoint()).unwrap();
+        assert!(data.is_file());
+    }
+
+    #[test]
+    fn our_own_data_below_boots_directory_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let place = super::super::tests::place(root.path());
+        let data = place.data_root_on_node.clone();
+        fs::create_dir_all(data.join("member")).unwrap();
+        fs::create_dir_all(data.join("etcd-system/kube-etcd/cp1-1")).unwrap();
+        fs::write(place.static_pods.join("boot.yaml"), pod(&data)).unwrap();
+        lay(&place, "t1".into(), endpoint()).unwrap();
+        assert!(data.join("etcd-system/kube-etcd/cp1-1").is_dir());
+        assert!(data.join("member").is_file());
+    }
+
+    #[test]
+    fn data_that_cannot_be_reached_is_said_and_no_tombstone_is_claimed() {
+        let root = tempfile::tempdir().unwrap();
+        let place = super::super::tests::place(root.path());
+        fs::write(place.static_pods.join("boot.yaml"), pod(&root.path().join("missing/boot"))).unwrap();
+        assert!(lay(&place, "t1".into(), endpoint()).is_err());
+        assert!(!note_file(&place.dir).exists());
+        // The manifest is away all the same, and the next attempt finds the data through the archive.
+        fs::create_dir_all(root.path().join("missing/boot")).unwrap();
+        lay(&place, "t1".into(), endpoint()).unwrap();
+        assert!(root.path().join("missing/boot").is_file());
+    }
+}

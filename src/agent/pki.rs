@@ -1,0 +1,181 @@
+//! Keys are made on the node and never leave it (design D5): the CSR goes out in the status, the certificate comes in with the spec.
+//! What the certificate may be used for is the controller's business; the CSR only proves that we have the key.
+
+use std::path::Path;
+
+use etcd_operator_api::member::{Certificates, Csr};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use x509_parser::pem::Pem;
+
+use crate::files;
+use crate::problem::{Problem, Reason};
+
+/// Makes the keys that are missing and returns the CSRs of all `kinds`.
+pub(crate) fn requests(pki: &Path, node: &str, with_servers: Servers) -> Result<Csr, Problem> {
+    files::make_dir(pki, 0o700)?;
+    let optional = |kind| match with_servers {
+        Servers::Yes => request(pki, kind, node).map(Some),
+        Servers::No => Ok(None),
+    };
+    Ok(Csr { peer: optional("peer")?, server: optional("server")?, client: request(pki, "client", node)? })
+}
+
+/// Whether a member also serves, or is only a client of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// Keys for the peer and the client port as well.
+    Yes,
+    /// A client's key only.
+    No,
+}
+
+/// The CSR of one key. Kept on disk: ECDSA signatures differ each time, and the status must not change at rest.
+fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
+    let unusable = |what: &str, error: &dyn std::fmt::Display| {
+        Problem::new(Reason::KeysUnusable, format!("{what} of {kind} in {}: {error}; move the {kind}.* files away to have new ones made", pki.display()))
+    };
+    let key_file = pki.join(format!("{kind}.key"));
+    let key = match files::read(&key_file)? {
+        Some(pem) => {
+            let text = String::from_utf8_lossy(&pem);
+            // Never overwritten: a key that cannot be read may be one that etcd still runs with.
+            KeyPair::from_pem(&text).map_err(|error| unusable("the key", &error))?
+        }
+        None => {
+            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| unusable("the key", &error))?;
+            files::write(&key_file, key.serialize_pem().as_bytes(), files::SECRET)?;
+            key
+        }
+    };
+    let request_file = pki.join(format!("{kind}.csr"));
+    if let Some(pem) = files::read(&request_file)? {
+        let text = String::from_utf8_lossy(&pem).into_owned();
+        let fits = CertificateSigningRequestParams::from_pem(&text)
+            .is_ok_and(|request| request.public_key.subject_public_key_info() == key.subject_public_key_info());
+        if fits {
+            return Ok(text);
+        }
+    }
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, node);
+    let text = params
+        .serialize_request(&key)
+        .and_then(|request| request.pem())
+        .map_err(|error| unusable("the certificate request", &error))?;
+    files::write(&request_file, text.as_bytes(), files::SECRET)?;
+    Ok(text)
+}
+
+/// Writes the certificates that belong to our keys. The CA first: with it a half-written set is at most refused, never wrong.
+pub(crate) fn install(pki: &Path, certificates: &Certificates) -> Result<(), Problem> {
+    let all = [
+        ("peer", certificates.peer.as_deref()),
+        ("server", certificates.server.as_deref()),
+        ("client", Some(certificates.client.as_str())),
+    ];
+    parse("ca", &certificates.ca)?;
+    for (kind, pem) in all {
+        if let Some(pem) = pem {
+            belongs(pki, kind, pem)?;
+        }
+    }
+    files::write_if_changed(&pki.join("ca.crt"), certificates.ca.as_bytes(), files::PUBLIC)?;
+    for (kind, pem) in all {
+        if let Some(pem) = pem {
+            files::write_if_changed(&pki.join(format!("{kind}.crt")), pem.as_bytes(), files::PUBLIC)?;
+        }
+    }
+    Ok(())
+}
+
+fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
+    let key = files::read(&pki.join(format!("{kind}.key")))?.unwrap_or_default();
+    let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))
+        .map_err(|error| Problem::new(Reason::KeysUnusable, format!("the key {kind}.key in {}: {error}", pki.display())))?;
+    if parse(kind, pem)? == key.subject_public_key_info() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Reason::CertificateMismatch,
+        format!("spec.certificates.{kind} is not for the key on this node; the controller signs anew from status.csr, wait for it"),
+    ))
+}
+
+/// The public key of the (first) certificate.
+fn parse(kind: &str, pem: &str) -> Result<Vec<u8>, Problem> {
+    let wrong = |error: String| Problem::new(Reason::CertificateMismatch, format!("spec.certificates.{kind} is no certificate: {error}"));
+    let first = Pem::iter_from_buffer(pem.as_bytes()).next().ok_or_else(|| wrong("no PEM block".into()))?.map_err(|error| wrong(error.to_string()))?;
+    let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
+    Ok(certificate.public_key().raw.to_vec())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertifiedIssuer, IsCa};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A CA that signs a CSR, as the controller does.
+    pub(crate) fn sign(request: &str, issuer: &CertifiedIssuer<'_, KeyPair>) -> String {
+        CertificateSigningRequestParams::from_pem(request).unwrap().signed_by(issuer).unwrap().pem()
+    }
+
+    pub(crate) fn ca() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn keys_are_made_once_and_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = dir.path().join("pki");
+        let first = requests(&pki, "cp1", Servers::Yes).unwrap();
+        assert_eq!(requests(&pki, "cp1", Servers::Yes).unwrap(), first, "a CSR must not change at rest");
+        for kind in ["peer", "server", "client"] {
+            let mode = std::fs::metadata(pki.join(format!("{kind}.key"))).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::metadata(&pki).unwrap().permissions().mode() & 0o777, 0o700);
+        let boot = requests(&dir.path().join("boot"), "cp1", Servers::No).unwrap();
+        assert!(boot.peer.is_none() && boot.server.is_none());
+    }
+
+    #[test]
+    fn a_csr_that_does_not_fit_its_key_is_made_anew_and_a_torn_key_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        requests(dir.path(), "cp1", Servers::No).unwrap();
+        let foreign = requests(other.path(), "cp1", Servers::No).unwrap().client;
+        std::fs::write(dir.path().join("client.csr"), &foreign).unwrap();
+        assert_ne!(requests(dir.path(), "cp1", Servers::No).unwrap().client, foreign);
+        std::fs::write(dir.path().join("client.key"), "torn").unwrap();
+        assert_eq!(requests(dir.path(), "cp1", Servers::No).unwrap_err().reason, Reason::KeysUnusable);
+        assert_eq!(std::fs::read(dir.path().join("client.key")).unwrap(), b"torn");
+    }
+
+    #[test]
+    fn only_certificates_of_our_own_keys_are_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let ca = ca();
+        let ours = requests(dir.path(), "cp1", Servers::Yes).unwrap();
+        let foreign = requests(other.path(), "cp1", Servers::Yes).unwrap();
+        let mut certificates = Certificates {
+            ca: ca.pem(),
+            peer: Some(sign(ours.peer.as_deref().unwrap(), &ca)),
+            server: Some(sign(ours.server.as_deref().unwrap(), &ca)),
+            client: sign(&foreign.client, &ca),
+        };
+        assert_eq!(install(dir.path(), &certificates).unwrap_err().reason, Reason::CertificateMismatch);
+        assert!(!dir.path().join("peer.crt").exists(), "nothing of a set that does not fit is installed");
+        certificates.client = sign(&ours.client, &ca);
+        install(dir.path(), &certificates).unwrap();
+        for file in ["ca.crt", "peer.crt", "server.crt", "client.crt"] {
+            assert!(dir.path().join(file).exists(), "{file}");
+        }
+        certificates.ca = "-----BEGIN CERTIFICATE-----\nnonsense".into();
+        assert!(install(dir.path(), &certificates).is_err());
+    }
+}

@@ -1,0 +1,202 @@
+//! One pass over one EtcdMember: what the spec asks for is done on the node, what is seen there becomes the status. Each step stands for
+//! itself: one that fails is reported and does not keep the others from being done.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_operator_api::member::{Csr, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role};
+use tokio::sync::Notify;
+
+use crate::boot::{Boot, Place};
+use crate::clock;
+use crate::disk;
+use crate::jobs::Job;
+use crate::node::AgentArgs;
+use crate::pki::{self, Servers};
+use crate::preflight;
+use crate::problem::{Problem, Reason};
+use crate::seat;
+use crate::sockets;
+use crate::validate::validate;
+
+/// How often a pass is made when nothing happens: files of the keeper change without an event.
+const TICK: Duration = Duration::from_secs(1);
+/// While clients are counted or boot is drained.
+const FAST_TICK: Duration = Duration::from_millis(500);
+
+/// What is remembered about one EtcdMember between passes.
+pub(crate) struct Memory {
+    args: AgentArgs,
+    /// Wakes the next pass.
+    pub(crate) changed: Arc<Notify>,
+    /// The nonce seen last, and when (the node's clock, ms).
+    echo: Option<(String, i64)>,
+    boot: Boot,
+    preflight: Job<PreflightStatus>,
+}
+
+impl Memory {
+    pub(crate) fn new(args: AgentArgs) -> Self {
+        Self { args, changed: Arc::new(Notify::new()), echo: None, boot: Boot::default(), preflight: Job::default() }
+    }
+
+    /// How long to wait until the next pass.
+    pub(crate) fn tick(&self, member: &EtcdMember) -> Duration {
+        if !member.spec.count_clients.is_empty() || self.boot.busy() { FAST_TICK } else { TICK }
+    }
+
+    /// One pass. Never fails as a whole: what failed stands in the status.
+    pub(crate) async fn pass(&mut self, member: &Arc<EtcdMember>) -> EtcdMemberStatus {
+        let before = member.status.clone().unwrap_or_default();
+        let clock_ms = self.echo(member, &before);
+        if let Err(problem) = validate(member, &self.args) {
+            // What was reported before stays: an invalid spec makes nothing of it untrue.
+            let mut status = EtcdMemberStatus { clock_ms, ..before };
+            self.head(member, &mut status);
+            explain(&mut status, &[problem]);
+            return status;
+        }
+
+        let (args, subject) = (self.args.clone(), Arc::clone(member));
+        let place = Place::new(&self.args, &member.spec.cluster_name, &self.changed);
+        let pki = place.pki().to_owned();
+        // Disks can stall for seconds: not on the threads that carry timers and connections.
+        let mut seen = tokio::task::spawn_blocking(move || on_disk(&args, &subject, &pki)).await.unwrap_or_else(|error| {
+            let problem = Problem::new(Reason::NodeFiles, format!("the pass ended early: {error}; see the agent's log"));
+            Seen { problems: vec![problem], ..Seen::default() }
+        });
+
+        let mut status = EtcdMemberStatus { clock_ms, csr: seen.csr, file_system: seen.file_system, keeper: seen.keeper, ..EtcdMemberStatus::default() };
+        self.head(member, &mut status);
+        if let Some(spec) = &member.spec.boot {
+            status.boot = Some(self.boot.pass(&place, spec));
+        }
+        self.count(member, &mut status, &mut seen.problems);
+        self.preflight(member, &before, &mut status);
+        explain(&mut status, &seen.problems);
+        status
+    }
+
+    fn head(&self, member: &EtcdMember, status: &mut EtcdMemberStatus) {
+        status.observed_nonce.clone_from(&member.spec.nonce);
+        status.observed_generation = member.metadata.generation;
+        status.agent_version = env!("CARGO_PKG_VERSION").to_owned();
+    }
+
+    /// The node's clock when this nonce was seen first; it must not change at rest.
+    fn echo(&mut self, member: &EtcdMember, before: &EtcdMemberStatus) -> i64 {
+        let nonce = &member.spec.nonce;
+        match &self.echo {
+            Some((seen, time)) if seen == nonce => *time,
+            // A restarted agent keeps what its predecessor said: no new nonce, no news.
+            None if before.observed_nonce == *nonce && before.clock_ms != 0 => {
+                self.echo = Some((nonce.clone(), before.clock_ms));
+                before.clock_ms
+            }
+            _ => {
+                let now = clock::now_ms();
+                self.echo = Some((nonce.clone(), now));
+                now
+            }
+        }
+    }
+
+    fn count(&self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
+        if member.spec.count_clients.is_empty() && member.spec.count_own.is_empty() {
+            return;
+        }
+        match sockets::read(&self.args) {
+            Ok(all) => {
+                status.clients = sockets::clients(&all, &addresses(&member.spec.count_clients));
+                let inodes = sockets::own_inodes(&self.args.proc);
+                status.own = sockets::own(&all, &addresses(&member.spec.count_own), self.args.controller_uid, &inodes);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+
+    fn preflight(&self, member: &EtcdMember, before: &EtcdMemberStatus, status: &mut EtcdMemberStatus) {
+        let Some(spec) = &member.spec.preflight else { return };
+        // Answered by an earlier agent: once per ID.
+        if let Some(done) = before.preflight.as_ref().filter(|done| done.id == spec.id) {
+            status.preflight = Some(done.clone());
+            return;
+        }
+        let (args, wanted) = (self.args.clone(), spec.clone());
+        self.preflight.want(&spec.id, &self.changed, || async move { Ok(preflight::run(args, wanted).await) });
+        status.preflight = self.preflight.outcome(&spec.id).and_then(Result::ok);
+    }
+}
+
+/// What the steps on the disk came to.
+#[derive(Default)]
+struct Seen {
+    csr: Option<Csr>,
+    file_system: Option<String>,
+    keeper: Option<KeeperStatus>,
+    problems: Vec<Problem>,
+}
+
+fn on_disk(args: &AgentArgs, member: &EtcdMember, boot_pki: &std::path::Path) -> Seen {
+    let spec = &member.spec;
+    let paths = args.paths(&spec.cluster_name);
+    let mut seen = Seen::default();
+    let (pki, servers) = match spec.role {
+        Role::Boot => (boot_pki.to_owned(), Servers::No),
+        Role::Candidate | Role::Member => (paths.pki(), Servers::Yes),
+    };
+    // Keys.
+    match pki::requests(&pki, &spec.node_name, servers) {
+        Ok(csr) => seen.csr = Some(csr),
+        Err(problem) => seen.problems.push(problem),
+    }
+    // Certificates.
+    let certified = match &spec.certificates {
+        Some(certificates) => match pki::install(&pki, certificates) {
+            Ok(()) => true,
+            Err(problem) => {
+                seen.problems.push(problem);
+                false
+            }
+        },
+        None => false,
+    };
+    match spec.role {
+        // What runs for boot on this node is none of ours.
+        Role::Boot => return seen,
+        // Also after a seat was taken away: nothing is torn down here, the keeper's state says what is left.
+        Role::Candidate => {}
+        Role::Member => match disk::prepare(&paths) {
+            Ok(file_system) => {
+                seen.file_system = Some(file_system);
+                if let Some(seat) = spec.seat.as_ref().filter(|_| certified)
+                    && let Err(problem) = seat::apply(args, member, seat)
+                {
+                    seen.problems.push(problem);
+                }
+            }
+            Err(problem) => seen.problems.push(problem),
+        },
+    }
+    match seat::keeper_status(&paths) {
+        Ok(keeper) => seen.keeper = keeper,
+        Err(problem) => seen.problems.push(problem),
+    }
+    seen
+}
+
+/// Validated before.
+fn addresses(list: &[String]) -> Vec<SocketAddr> {
+    list.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// One word, the first step's; all messages.
+fn explain(status: &mut EtcdMemberStatus, problems: &[Problem]) {
+    status.problem = problems.first().map(|problem| problem.reason.word().to_owned()).unwrap_or_default();
+    status.problem_message = problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,207 @@
+//! A member's seat: directories, binary, order, manifest, in this order, so that each thing finds what it needs when it appears.
+
+use std::fs::File;
+
+use etcd_operator_api::member::{EtcdMember, KeeperStatus, OrderSpec, RunSpec, Seat};
+use etcd_operator_keeper::contract::{DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, Run, State};
+
+use crate::files;
+use crate::manifest;
+use crate::node::AgentArgs;
+use crate::problem::{Problem, Reason};
+
+/// Carries the seat out. Certificates must be in place.
+pub(crate) fn apply(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
+    let paths = args.paths(&member.spec.cluster_name);
+    copy_keeper(args, &paths)?;
+    write_order(&paths, member.spec.lineage, &seat.order)?;
+    if manifest::apply(args, &member.spec.cluster_name, seat)? {
+        tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest written");
+    }
+    Ok(())
+}
+
+/// The first keeper of this node. A later one comes on the controller's word only, so that a cold start never meets a keeper that has
+/// not run here (design D3).
+fn copy_keeper(args: &AgentArgs, paths: &Paths) -> Result<(), Problem> {
+    files::make_dir(&paths.bin(), 0o755)?;
+    let keeper = paths.bin().join("keeper");
+    if keeper.exists() {
+        return Ok(());
+    }
+    let source = File::open(&args.keeper_binary).map_err(|error| Problem::file("read", &args.keeper_binary, &error))?;
+    files::write_from(&keeper, source, files::PROGRAM)
+}
+
+fn write_order(paths: &Paths, lineage: i64, spec: &OrderSpec) -> Result<(), Problem> {
+    let wanted = order(lineage, spec);
+    if let Some(current) = files::read_json::<Order>(&paths.order())? {
+        if (wanted.lineage, wanted.sequence) < (current.lineage, current.sequence) {
+            return Err(Problem::new(
+                Reason::OrderOlder,
+                format!(
+                    "the spec's order (lineage {}, sequence {}) is older than the one on this node ({}, {}) and was not written: an old view of the API, or one restored from a backup; the controller must go on from the node's",
+                    wanted.lineage, wanted.sequence, current.lineage, current.sequence
+                ),
+            ));
+        }
+        if current == wanted {
+            return Ok(());
+        }
+    }
+    let state: Option<State> = files::read_json(&paths.state())?;
+    let reads = state.map(|state| state.reads_orders).unwrap_or_default();
+    // No claim yet = no keeper has run here; the one that will is a copy of this very binary.
+    if !reads.is_empty() && !reads.contains(&FORMAT) {
+        return Err(Problem::new(
+            Reason::KeeperTooOld,
+            format!("this agent writes orders of format {FORMAT}, the keeper on the node reads {reads:?}; upgrade the keeper, or go back to the older agent"),
+        ));
+    }
+    files::write_json(&paths.order(), &wanted, files::SECRET)
+}
+
+/// The controller's order as the keeper reads it. Destructured: a field that nobody passes on does not compile.
+fn order(lineage: i64, spec: &OrderSpec) -> Order {
+    let OrderSpec {
+        sequence,
+        run,
+        cluster_id,
+        member_id,
+        member_name,
+        peer_url,
+        client_url,
+        metrics_port,
+        client_http_port,
+        ask,
+        bootstrap,
+        drain,
+        archive,
+    } = spec.clone();
+    let once = |id: Option<String>| id.map(|id| OneShot { id });
+    Order {
+        format: FORMAT,
+        // Both were checked not to be negative.
+        lineage: u64::try_from(lineage).unwrap_or_default(),
+        sequence: u64::try_from(sequence).unwrap_or_default(),
+        cluster_id,
+        member_id,
+        member_name,
+        run: match run {
+            RunSpec::Wait => Run::Wait,
+            RunSpec::Run => Run::Run,
+            RunSpec::Stop => Run::Stop,
+        },
+        etcd: EtcdSettings { peer_url, client_url, metrics_port, client_http_port, quota_backend_bytes: 0, heartbeat_ms: 0, election_ms: 0 },
+        ask,
+        permission: bootstrap.map(|id| Permission { id, kind: PermissionKind::Bootstrap }),
+        drain: once(drain),
+        archive: once(archive),
+    }
+}
+
+/// What the keeper's state file says, for the status. None if there is none (yet), or it is torn.
+pub(crate) fn keeper_status(paths: &Paths) -> Result<Option<KeeperStatus>, Problem> {
+    Ok(files::read_json::<State>(&paths.state())?.map(|state| {
+        // A refused order is news for the controller even while etcd runs.
+        let message = match &state.order_refused {
+            Some(why) => format!("{}; order refused: {why}", state.message),
+            None => state.message.clone(),
+        };
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        KeeperStatus {
+            version: state.keeper_version,
+            etcd_version: state.etcd_version,
+            phase: phase(state.phase).into(),
+            reason: state.reason,
+            message,
+            order_lineage: count(state.order_lineage),
+            order_sequence: count(state.order_sequence),
+            ran_here: state.ran_here,
+            removed: state.removed,
+            consumed: state.consumed,
+            drain_id: state.drain.as_ref().map(|drain| drain.id.clone()),
+            drain_step: state.drain.as_ref().map(|drain| {
+                match drain.step {
+                    DrainStep::Signalled => "Signalled",
+                    DrainStep::Gone => "Gone",
+                    DrainStep::StartedAgain => "StartedAgain",
+                }
+                .into()
+            }),
+        }
+    }))
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Deciding => "Deciding",
+        Phase::Waiting => "Waiting",
+        Phase::Running => "Running",
+        Phase::Stopped => "Stopped",
+        Phase::Refused => "Refused",
+        Phase::Draining => "Draining",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn written(paths: &Paths) -> Order {
+        files::read_json(&paths.order()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_sequence_never_goes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = testing::args(root.path()).paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let mut spec = testing::member().spec.seat.unwrap().order;
+        write_order(&paths, 1, &spec).unwrap();
+        assert_eq!(written(&paths).sequence, 4);
+        spec.sequence = 3;
+        assert_eq!(write_order(&paths, 1, &spec).unwrap_err().reason, Reason::OrderOlder);
+        assert_eq!(written(&paths).sequence, 4);
+        // A new lineage begins anew; an old one is void.
+        write_order(&paths, 2, &spec).unwrap();
+        assert_eq!((written(&paths).lineage, written(&paths).sequence), (2, 3));
+        spec.sequence = 100;
+        assert!(write_order(&paths, 1, &spec).is_err());
+    }
+
+    #[test]
+    fn a_torn_order_is_written_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = testing::args(root.path()).paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        std::fs::write(paths.order(), "{\"format\":").unwrap();
+        write_order(&paths, 0, &testing::member().spec.seat.unwrap().order).unwrap();
+        assert_eq!(written(&paths).member_name, "cp1-1");
+    }
+
+    #[test]
+    fn no_order_is_written_that_the_keeper_cannot_read() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = testing::args(root.path()).paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let state = State { reads_orders: vec![FORMAT + 1], ..State::default() };
+        files::write_json(&paths.state(), &state, files::SECRET).unwrap();
+        let order = testing::member().spec.seat.unwrap().order;
+        assert_eq!(write_order(&paths, 0, &order).unwrap_err().reason, Reason::KeeperTooOld);
+        assert!(!paths.order().exists());
+    }
+
+    #[test]
+    fn the_keepers_state_becomes_status() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = testing::args(root.path()).paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        assert_eq!(keeper_status(&paths).unwrap(), None);
+        let state = State { phase: Phase::Running, reason: "Started".into(), message: "m".into(), order_refused: Some("torn".into()), ..State::default() };
+        files::write_json(&paths.state(), &state, files::SECRET).unwrap();
+        let status = keeper_status(&paths).unwrap().unwrap();
+        assert_eq!((status.phase.as_str(), status.message.as_str()), ("Running", "m; order refused: torn"));
+    }
+}

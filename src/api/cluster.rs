@@ -1,0 +1,358 @@
+//! EtcdCluster: what the installer posts and the admin scales. Field names of v1beta2 are kept; `docs/compatibility.md` says per field
+//! whether it is honoured, translated, ignored with a condition, or refused.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::condition::Condition;
+
+/// A cluster of etcd members that this Kubernetes cluster hosts.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[kube(
+    group = "etcd.database.coreos.com",
+    version = "v1beta2",
+    kind = "EtcdCluster",
+    plural = "etcdclusters",
+    shortname = "etcd",
+    category = "etcd",
+    namespaced,
+    status = "EtcdClusterStatus",
+    derive = "PartialEq",
+    scale = r#"{"specReplicasPath":".spec.size","statusReplicasPath":".status.size","labelSelectorPath":".status.selector"}"#,
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40")
+        .message("metadata.name: at most 40 lower case letters, digits and '-', as names of pods and files are made from it"),
+    printcolumn = r#"{"name":"Size","type":"integer","jsonPath":".spec.size"}"#,
+    printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.size"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.currentVersion"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Pivot","type":"string","jsonPath":".status.pivot.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(oldSelf.selfHosted) || has(self.selfHosted)")
+    .message("spec.selfHosted: cannot be taken away; the cluster's API server depends on this etcd"))]
+pub struct EtcdClusterSpec {
+    /// Number of members, 1 to 9; odd is best. `kubectl scale` changes it.
+    #[serde(default = "default_size")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 9")
+        .message("spec.size: must be 1 to 9 (odd is best: an even size tolerates no more failures); a cluster is not deleted by scaling it to 0"))]
+    pub size: i32,
+    /// etcd's version, `3.6.16`; a leading `v` is accepted.
+    #[serde(default = "default_version")]
+    #[x_kube(validation = Rule::new("self.matches('^v?[0-9]+[.][0-9]+[.][0-9]+$') && self.size() <= 32")
+        .message("spec.version: must be a version of etcd such as 3.6.16"))]
+    pub version: String,
+    /// Image repository of etcd, without tag; the tag is `v` + version. Empty: the controller's `--default-repository`.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._:/-]*$') && self.size() <= 255")
+        .message("spec.repository: an image repository without tag: letters, digits and ._:/-"))]
+    pub repository: String,
+    /// Stops the operator from changing anything in this cluster.
+    #[serde(default)]
+    pub paused: bool,
+    /// How etcd's pods look.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodPolicy>,
+    /// This etcd is the cluster's own datastore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_hosted: Option<SelfHosted>,
+    /// Certificates.
+    #[serde(default, rename = "TLS", skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsPolicy>,
+    /// v1beta1's backup policy: ignored; see EtcdBackup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub backup: Option<Value>,
+    /// v1beta1's restore policy: ignored; see EtcdRestore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub restore: Option<Value>,
+}
+
+/// Size of a cluster that names none.
+fn default_size() -> i32 {
+    3
+}
+
+/// Version of a cluster that names none: the newest patch of the minor that the newest Kubernetes is tested with.
+#[must_use]
+pub fn default_version() -> String {
+    "3.6.16".into()
+}
+
+/// How etcd's pods look. Static pods are not scheduled: fields that only mean something to the scheduler are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodPolicy {
+    /// Labels of the pods, besides ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pods, besides ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Nodes that may carry a member. Empty: the control nodes. `node-role.kubernetes.io/master` is read as `…/control-plane`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Requests and limits of the etcd container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Ignored: members are spread over zones and nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub affinity: Option<Value>,
+    /// Ignored: there is never more than one member on a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub anti_affinity: Option<Value>,
+    /// Ignored: static pods tolerate every taint that does not evict by execution.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub tolerations: Option<Value>,
+    /// Ignored: etcd's settings are typed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub etcd_env: Option<Value>,
+    /// Ignored: the data lies on the node's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub persistent_volume_claim_spec: Option<Value>,
+    /// Ignored: etcd has no service account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub automount_service_account_token: Option<Value>,
+    /// Ignored: there is no init container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub busybox_image: Option<Value>,
+    /// Ignored: the operator sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub security_context: Option<Value>,
+}
+
+/// Requests and limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Resources {
+    /// `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, String>,
+    /// `cpu`, `memory`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
+}
+
+/// This etcd is the cluster's own datastore.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.bootMemberClientEndpoint == oldSelf.bootMemberClientEndpoint")
+    .message("spec.selfHosted.bootMemberClientEndpoint: cannot be changed; delete the object before the pivot has begun, or set abort"))]
+pub struct SelfHosted {
+    /// Client URL of the boot etcd, `https://<IP>:<port>`, as boot advertises it.
+    #[x_kube(validation = Rule::new("self.matches('^https://[0-9]{1,3}([.][0-9]{1,3}){3}:[0-9]{1,5}$')")
+        .message("spec.selfHosted.bootMemberClientEndpoint: must be https://<IPv4>:<port>; plain http and names are refused: boot needs TLS, and names need a DNS that may run on this very etcd"))]
+    pub boot_member_client_endpoint: String,
+    /// Leave boot in the cluster for good.
+    #[serde(default)]
+    pub skip_boot_member_removal: bool,
+    /// Stop before boot's removal until this is false.
+    #[serde(default)]
+    pub hold_boot_removal: bool,
+    /// Go back to boot alone; possible until boot has been removed.
+    #[serde(default)]
+    pub abort: bool,
+    /// Only check whether the pivot could be made; change nothing.
+    #[serde(default)]
+    pub preflight_only: bool,
+}
+
+/// Certificates.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[x_kube(validation = Rule::new("!has(oldSelf.ca) || (has(self.ca) && self.ca == oldSelf.ca)")
+    .message("spec.TLS.ca: cannot be changed yet; members that trust different CAs could not talk to each other"))]
+pub struct TlsPolicy {
+    /// The CA that signs the members' certificates. In a pivot it must be the one that boot trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<CaRef>,
+    /// v1beta2's ready-made certificates: ignored, as each node makes its own keys and they never leave it.
+    #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "anything")]
+    pub static_: Option<Value>,
+}
+
+/// The CA's Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaRef {
+    /// Name of a Secret of type `kubernetes.io/tls` in the same namespace.
+    pub secret_name: String,
+}
+
+/// Name of the CA's Secret where `spec.TLS.ca` names none.
+pub const DEFAULT_CA_SECRET: &str = "etcd-ca";
+
+/// What the operator has seen and done.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdClusterStatus {
+    /// Creating, Running (from the first new voter on) or Failed (nothing goes on without a human). As in v1beta2.
+    #[serde(default)]
+    pub phase: String,
+    /// Why the operator waits or holds, one CamelCase word; empty when all is as wanted.
+    #[serde(default)]
+    pub reason: String,
+    /// The same for a human, with the next step.
+    #[serde(default)]
+    pub message: String,
+    /// Number of ready voters.
+    #[serde(default)]
+    pub size: i32,
+    /// Selector of the members' pods, for the scale subresource.
+    #[serde(default)]
+    pub selector: String,
+    /// Members by readiness.
+    #[serde(default)]
+    pub members: Members,
+    /// Version that all members run.
+    #[serde(default)]
+    pub current_version: String,
+    /// Version that is wanted.
+    #[serde(default)]
+    pub target_version: String,
+    /// ID of the etcd cluster, hex.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Which life of the cluster; raised by each recovery or restore.
+    #[serde(default)]
+    pub lineage: i64,
+    /// Client URLs of the ready voters; never empty once there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// The move from boot to members of our own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pivot: Option<PivotStatus>,
+    /// The disruptive step that a controller has announced; of another cluster ID or lineage it is void.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// metadata.generation that this status belongs to.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Available, Progressing, Degraded, PivotComplete, Ready, FieldIgnored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Members by readiness, names as etcd lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Members {
+    /// Voters that answer and know a leader.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ready: Vec<String>,
+    /// All others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unready: Vec<String>,
+}
+
+/// The move from boot to members of our own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PivotStatus {
+    /// Preflight, Snapshot, Preparing, Joining, WaitingForClients, Gate, MovingLeader, RemovingBoot, Tombstone, Complete, Aborting,
+    /// Aborted or PreflightPassed.
+    #[serde(default)]
+    pub phase: String,
+    /// Since when, RFC 3339.
+    #[serde(default)]
+    pub since: String,
+    /// Boot's member ID, hex, as first seen.
+    #[serde(default, rename = "bootMemberID", skip_serializing_if = "Option::is_none")]
+    pub boot_member_id: Option<String>,
+    /// ID of the preflight that passed, so that it is not repeated.
+    #[serde(default, rename = "preflightID", skip_serializing_if = "Option::is_none")]
+    pub preflight_id: Option<String>,
+    /// Since when all new members have been listening, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening_since: Option<String>,
+    /// Where the snapshot of boot lies: `<node>:<path>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// When boot was seen to be out of the member list, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_removed: Option<String>,
+}
+
+/// A disruptive step that a controller has announced before taking it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Intent {
+    /// The step, as text.
+    pub step: String,
+    /// Which controller.
+    pub holder: String,
+    /// Until when no other controller may take a disruptive step, RFC 3339.
+    pub expires: String,
+    /// Cluster ID that it belongs to, hex.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// Lineage that it belongs to.
+    pub lineage: i64,
+}
+
+/// Accepted as it is, kept, and named in the condition FieldIgnored.
+fn anything(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "nullable": true, "x-kubernetes-preserve-unknown-fields": true })
+}
+
+impl EtcdClusterSpec {
+    /// Names of the fields that are set and not honoured.
+    #[must_use]
+    pub fn ignored_fields(&self) -> Vec<&'static str> {
+        let pod = self.pod.clone().unwrap_or_default();
+        let tls = self.tls.clone().unwrap_or_default();
+        [
+            ("spec.backup", self.backup.is_some()),
+            ("spec.restore", self.restore.is_some()),
+            ("spec.TLS.static", tls.static_.is_some()),
+            ("spec.pod.affinity", pod.affinity.is_some()),
+            ("spec.pod.antiAffinity", pod.anti_affinity.is_some()),
+            ("spec.pod.tolerations", pod.tolerations.is_some()),
+            ("spec.pod.etcdEnv", pod.etcd_env.is_some()),
+            ("spec.pod.persistentVolumeClaimSpec", pod.persistent_volume_claim_spec.is_some()),
+            ("spec.pod.automountServiceAccountToken", pod.automount_service_account_token.is_some()),
+            ("spec.pod.busyboxImage", pod.busybox_image.is_some()),
+            ("spec.pod.securityContext", pod.security_context.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, set)| set.then_some(name))
+        .collect()
+    }
+
+    /// The version without a leading `v`.
+    #[must_use]
+    pub fn plain_version(&self) -> &str {
+        self.version.strip_prefix('v').unwrap_or(&self.version)
+    }
+
+    /// Name of the CA's Secret.
+    #[must_use]
+    pub fn ca_secret(&self) -> &str {
+        self.tls.as_ref().and_then(|t| t.ca.as_ref()).map_or(DEFAULT_CA_SECRET, |ca| &ca.secret_name)
+    }
+
+    /// The labels that a node must have, with the old name of the control nodes' label translated.
+    #[must_use]
+    pub fn node_selector(&self) -> BTreeMap<String, String> {
+        const CONTROL: &str = "node-role.kubernetes.io/control-plane";
+        let wanted = self.pod.as_ref().map(|p| p.node_selector.clone()).unwrap_or_default();
+        if wanted.is_empty() {
+            return BTreeMap::from([(CONTROL.to_owned(), String::new())]);
+        }
+        let translate = |key: String| if key == "node-role.kubernetes.io/master" { CONTROL.to_owned() } else { key };
+        wanted.into_iter().map(|(key, value)| (translate(key), value)).collect()
+    }
+}

@@ -1,0 +1,68 @@
+//! Conditions, as Kubernetes' API conventions want them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Available, Progressing, Degraded, PivotComplete, Ready or FieldIgnored.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// True, False or Unknown.
+    pub status: String,
+    /// Why, one CamelCase word.
+    pub reason: String,
+    /// The same for a human, with the next step.
+    #[serde(default)]
+    pub message: String,
+    /// When the status last changed, RFC 3339.
+    pub last_transition_time: String,
+    /// metadata.generation that it belongs to.
+    #[serde(default)]
+    pub observed_generation: i64,
+}
+
+/// Sets a condition; its time changes only when its status does. Returns whether anything changed.
+pub fn set(conditions: &mut Vec<Condition>, new: Condition) -> bool {
+    match conditions.iter_mut().find(|c| c.type_ == new.type_) {
+        Some(old) => {
+            let time = if old.status == new.status { old.last_transition_time.clone() } else { new.last_transition_time.clone() };
+            let new = Condition { last_transition_time: time, ..new };
+            let changed = *old != new;
+            *old = new;
+            changed
+        }
+        None => {
+            conditions.push(new);
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(status: &str, time: &str) -> Condition {
+        Condition {
+            type_: "Ready".into(),
+            status: status.into(),
+            reason: "R".into(),
+            message: String::new(),
+            last_transition_time: time.into(),
+            observed_generation: 1,
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_condition_changes_only_with_its_status() {
+        let mut all = Vec::new();
+        assert!(set(&mut all, condition("False", "1")));
+        assert!(!set(&mut all, condition("False", "2")));
+        assert_eq!(all[0].last_transition_time, "1");
+        assert!(set(&mut all, condition("True", "3")));
+        assert_eq!(all[0].last_transition_time, "3");
+    }
+}

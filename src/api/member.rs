@@ -1,0 +1,402 @@
+//! EtcdMember: the contract between the controller (spec) and the agent of one node (status).
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One member, or one node that may become one, or the boot member. Spec: the controller only. Status: the agent of `nodeName` only.
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[kube(
+    group = "etcd.database.coreos.com",
+    version = "v1beta2",
+    kind = "EtcdMember",
+    plural = "etcdmembers",
+    shortname = "etcdm",
+    category = "etcd",
+    namespaced,
+    status = "EtcdMemberStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Node","type":"string","jsonPath":".spec.nodeName"}"#,
+    printcolumn = r#"{"name":"Role","type":"string","jsonPath":".spec.role"}"#,
+    printcolumn = r#"{"name":"Member","type":"string","jsonPath":".spec.seat.order.memberID"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.keeper.phase"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.keeper.reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdMemberSpec {
+    /// The EtcdCluster this belongs to, in the same namespace.
+    pub cluster_name: String,
+    /// The node whose agent carries this out.
+    pub node_name: String,
+    /// Candidate: the node is eligible. Member: it has a seat. Boot: the installer's temporary etcd.
+    pub role: Role,
+    /// Counts the lives of this seat: never reused. The member is named `<node>-<generation>`.
+    #[serde(default)]
+    pub generation: i64,
+    /// Which life of the cluster; raised by each recovery or restore.
+    #[serde(default)]
+    pub lineage: i64,
+    /// Echoed by the agent as status.observedNonce: proves that the status is fresh.
+    #[serde(default)]
+    pub nonce: String,
+    /// Certificates signed by the controller for the keys whose CSRs stand in the status, and the CA, as PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Certificates>,
+    /// The seat, if the role is Member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seat: Option<Seat>,
+    /// What to do with the boot member, if the role is Boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootSpec>,
+    /// Listeners on this node (`ip:port`) whose clients the agent counts; empty = none. Only set while the pivot waits for clients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub count_clients: Vec<String>,
+    /// Connections from this node to these `ip:port` by processes of the operator, to be reported so that they can be left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub count_own: Vec<String>,
+    /// Checks to be made on the node before anything is changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightSpec>,
+}
+
+/// What an EtcdMember stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum Role {
+    /// The node is eligible and has no seat.
+    Candidate,
+    /// The node has a seat.
+    Member,
+    /// The installer's temporary etcd.
+    Boot,
+}
+
+/// Certificates as PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Certificates {
+    /// The etcd CA.
+    pub ca: String,
+    /// For etcd's peer port. Absent for the boot member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// For etcd's client port. Absent for the boot member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// For this node's keeper and agent as clients of etcd; carries no SANs.
+    pub client: String,
+}
+
+/// What runs on the node.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Seat {
+    /// etcd's image, `repository:vX.Y.Z`.
+    pub image: String,
+    /// Labels of the pod, besides ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pod, besides ours.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Resource requests of the container (cpu, memory).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, String>,
+    /// Resource limits of the container (cpu, memory).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
+    /// Loopback port of the keeper's probes.
+    pub probe_port: u16,
+    /// The keeper's order.
+    pub order: OrderSpec,
+}
+
+/// The keeper's order; the agent adds the format number and writes it to disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderSpec {
+    /// Raised by each change within a lineage.
+    pub sequence: i64,
+    /// Wait: prove the image and wait. Run: run etcd, if the start table allows it. Stop: stay stopped.
+    pub run: RunSpec,
+    /// Cluster ID, 16 hex digits.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Member ID, 16 hex digits.
+    #[serde(default, rename = "memberID", skip_serializing_if = "Option::is_none")]
+    pub member_id: Option<String>,
+    /// `<node>-<generation>`.
+    pub member_name: String,
+    /// `https://<node IP>:2380`.
+    #[serde(rename = "peerURL")]
+    pub peer_url: String,
+    /// `https://<node IP>:2379`.
+    #[serde(rename = "clientURL")]
+    pub client_url: String,
+    /// Loopback port of etcd's metrics and `/readyz`.
+    pub metrics_port: u16,
+    /// Loopback port of etcd's HTTP gateway.
+    pub client_http_port: u16,
+    /// Client endpoints at which the keeper asks for the member list.
+    #[serde(default)]
+    pub ask: Vec<String>,
+    /// ID of a one-shot permission to bootstrap a new cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<String>,
+    /// ID of a drain (SIGTERM now, this member is being removed).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
+    /// ID of an order to archive the data of this removed member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+}
+
+/// Whether etcd should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum RunSpec {
+    /// Prove the image and wait.
+    Wait,
+    /// Run etcd.
+    Run,
+    /// Stay stopped.
+    Stop,
+}
+
+/// What to do with the boot member. Each step has an ID and is carried out once; its outcome stands in the status under that ID.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootSpec {
+    /// Boot's client endpoint, by IP.
+    pub client_endpoint: String,
+    /// Take a snapshot of boot and keep it on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// SIGTERM boot's etcd; kill it once it is no longer listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<BootDrain>,
+    /// Put boot's manifest into the archive and make its data dir unusable for etcd.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone: Option<String>,
+}
+
+/// Drain, remove, kill.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootDrain {
+    /// Unique ID.
+    pub id: String,
+    /// Boot's member ID, hex: the one whose absence from the list allows the kill.
+    #[serde(rename = "memberID")]
+    pub member_id: String,
+    /// The cluster's ID, hex: an answer of another cluster counts as none.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// Client endpoints of the other members, to be asked for the member list (linearizable).
+    pub ask: Vec<String>,
+}
+
+/// Checks before anything is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreflightSpec {
+    /// Unique ID, echoed in the status.
+    pub id: String,
+    /// Addresses `ip:port` that must be free on this node.
+    #[serde(default)]
+    pub ports: Vec<String>,
+    /// Addresses `ip:port` that must accept a TCP connection from this node.
+    #[serde(default)]
+    pub reach: Vec<String>,
+}
+
+/// What the agent of the node sees and did.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdMemberStatus {
+    /// spec.nonce as last seen.
+    #[serde(default)]
+    pub observed_nonce: String,
+    /// metadata.generation that this status belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Version of the agent.
+    #[serde(default)]
+    pub agent_version: String,
+    /// The node's clock when the nonce was echoed, ms since 1970.
+    #[serde(default)]
+    pub clock_ms: i64,
+    /// CSRs of the keys made on this node, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csr: Option<Csr>,
+    /// Why the node could not carry out the spec, as CamelCase word; empty if it could.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// The same for a human, with the next step.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem_message: String,
+    /// File system of the data directory (`f_fsid`, hex).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<String>,
+    /// What the keeper says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<KeeperStatus>,
+    /// What became of the boot member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootStatus>,
+    /// Clients of the listeners in spec.countClients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<ClientCount>,
+    /// Connections of our own processes on this node, per address in spec.countOwn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<OwnCount>,
+    /// Outcome of the preflight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightStatus>,
+}
+
+/// CSRs, PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Csr {
+    /// For the peer port. Absent for the boot member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// For the client port. Absent for the boot member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// As a client of etcd.
+    pub client: String,
+}
+
+/// What the keeper's state file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeeperStatus {
+    /// Version of the keeper.
+    #[serde(default)]
+    pub version: String,
+    /// Version of etcd in the image, from running it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_version: Option<String>,
+    /// Deciding, Waiting, Running, Stopped, Refused or Draining.
+    #[serde(default)]
+    pub phase: String,
+    /// Why, one CamelCase word.
+    #[serde(default)]
+    pub reason: String,
+    /// Why, for a human.
+    #[serde(default)]
+    pub message: String,
+    /// Lineage of the order last accepted.
+    #[serde(default)]
+    pub order_lineage: i64,
+    /// Sequence of the order last accepted.
+    #[serde(default)]
+    pub order_sequence: i64,
+    /// Member IDs (hex) that ran on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ran_here: Vec<String>,
+    /// Member IDs (hex) known to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// IDs of one-shots that were carried out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consumed: Vec<String>,
+    /// A drain under way or done: its ID.
+    #[serde(default, rename = "drainID", skip_serializing_if = "Option::is_none")]
+    pub drain_id: Option<String>,
+    /// Signalled, Gone or StartedAgain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_step: Option<String>,
+}
+
+/// What the agent of boot's node sees and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootStatus {
+    /// Path of boot's static manifest on the node, if it is a static pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Whether boot's etcd process was found and can be signalled.
+    #[serde(default)]
+    pub process_found: bool,
+    /// The snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<BootSnapshot>,
+    /// ID of the drain that `drainStep` belongs to.
+    #[serde(default, rename = "drainID", skip_serializing_if = "Option::is_none")]
+    pub drain_id: Option<String>,
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_step: Option<BootDrainStep>,
+    /// ID of the tombstone that was set.
+    #[serde(default, rename = "tombstoneID", skip_serializing_if = "Option::is_none")]
+    pub tombstone_id: Option<String>,
+    /// What failed last, with the next step.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far boot's removal is on its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum BootDrainStep {
+    /// SIGTERM was sent.
+    Signalled,
+    /// The other members no longer list boot; its process is gone.
+    Gone,
+    /// Still listed, or no answer, 10 s after the signal: left to the kubelet, which starts it again.
+    StartedAgain,
+    /// The process could not be found or signalled.
+    Failed,
+}
+
+/// A snapshot of boot on its node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BootSnapshot {
+    /// ID of the request.
+    pub id: String,
+    /// Path on the node.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: i64,
+    /// Hex SHA-256 of the database, as verified against the digest that etcd appends.
+    pub sha256: String,
+}
+
+/// Clients of one listener, as seen on the listener's node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ClientCount {
+    /// `ip:port` of the listener.
+    pub listener: String,
+    /// Established connections per remote IP, our own not left out yet.
+    pub remotes: BTreeMap<String, i64>,
+}
+
+/// Established connections of the operator's own processes on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct OwnCount {
+    /// `ip:port` that they go to.
+    pub to: String,
+    /// How many, per local IP.
+    pub locals: BTreeMap<String, i64>,
+}
+
+/// Outcome of the preflight.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct PreflightStatus {
+    /// ID of the request.
+    pub id: String,
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Check {
+    /// Name, CamelCase: Port, Reach, Disk, Clock, ...
+    pub name: String,
+    /// Whether it passed.
+    pub ok: bool,
+    /// What was seen, and the way out if it failed.
+    pub message: String,
+}

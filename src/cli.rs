@@ -1,0 +1,222 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use etcd_operator_agent::AgentArgs;
+use etcd_operator_client::ClientOptions;
+use etcd_operator_keeper::KeeperArgs;
+
+use crate::controller::{ControllerArgs, LeaseTimes};
+use crate::pivot::PivotArgs;
+
+/// Self-hosted etcd for Kubernetes.
+#[derive(Parser)]
+#[command(name = "etcd-operator", version, about)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to run.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Plans and carries out membership changes (a Deployment with two replicas).
+    Controller(ControllerFlags),
+    /// Carries orders out on one node (a DaemonSet on the control nodes).
+    Agent(AgentFlags),
+    /// PID 1 of the etcd static pod; not to be called by hand.
+    Keeper(KeeperFlags),
+    /// Moves the cluster's datastore from boot etcd to members on the control nodes.
+    Pivot(PivotArgs),
+    /// Writes the CRDs as YAML.
+    Crds(CrdsFlags),
+}
+
+/// Where the API is.
+#[derive(Args, Clone, Debug)]
+pub struct ApiFlags {
+    /// URLs of the API servers, by IP (comma-separated or repeated). Default: the address in the pod's environment or the kubeconfig.
+    #[arg(long = "api-server", env = "ETCD_OPERATOR_API_SERVERS", value_delimiter = ',')]
+    api_servers: Vec<String>,
+    /// A kubeconfig. Default: the pod's service account.
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl From<ApiFlags> for ClientOptions {
+    fn from(flags: ApiFlags) -> Self {
+        Self { api_servers: flags.api_servers.into_iter().filter(|s| !s.is_empty()).collect(), kubeconfig: flags.kubeconfig }
+    }
+}
+
+/// Flags of the controller.
+#[derive(Args)]
+pub struct ControllerFlags {
+    #[command(flatten)]
+    api: ApiFlags,
+    /// The namespace in which EtcdClusters are honoured.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// Name of this replica.
+    #[arg(long, env = "POD_NAME")]
+    holder: String,
+    /// Repository of etcd's image where spec.repository is empty.
+    #[arg(long, env = "ETCD_OPERATOR_DEFAULT_REPOSITORY", default_value = "")]
+    default_repository: String,
+    /// How long other replicas wait before they take over, in seconds.
+    #[arg(long, default_value_t = 15)]
+    lease_duration: u64,
+    /// How long to try to renew before giving up leadership, in seconds.
+    #[arg(long, default_value_t = 10)]
+    lease_renew_deadline: u64,
+    /// Pause between tries to renew, in seconds.
+    #[arg(long, default_value_t = 2)]
+    lease_retry: u64,
+}
+
+impl From<ControllerFlags> for ControllerArgs {
+    fn from(flags: ControllerFlags) -> Self {
+        Self {
+            namespace: flags.namespace,
+            holder: flags.holder,
+            api: flags.api.into(),
+            default_repository: flags.default_repository,
+            lease: LeaseTimes {
+                duration: Duration::from_secs(flags.lease_duration),
+                renew_deadline: Duration::from_secs(flags.lease_renew_deadline),
+                retry: Duration::from_secs(flags.lease_retry),
+            },
+        }
+    }
+}
+
+/// Flags of the agent.
+#[derive(Args)]
+pub struct AgentFlags {
+    #[command(flatten)]
+    api: ApiFlags,
+    /// The node.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The namespace in which EtcdMembers are honoured.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// The kubelet's folder of static pods.
+    #[arg(long, env = "ETCD_OPERATOR_STATIC_POD_PATH", default_value = "/etc/kubernetes/manifests")]
+    static_pod_path: PathBuf,
+    /// Where orders, state, keys and binaries lie on the node.
+    #[arg(long, env = "ETCD_OPERATOR_ROOT", default_value = "/var/lib/etcd-operator")]
+    operator_root: PathBuf,
+    /// Where etcd's data lies on the node.
+    #[arg(long, env = "ETCD_OPERATOR_DATA_ROOT", default_value = "/var/lib/etcd")]
+    data_root: PathBuf,
+    /// UID of the controller, whose connections are left out when clients are counted. 23790 is what deploy/ uses.
+    #[arg(long, default_value_t = 23790)]
+    controller_uid: u32,
+    /// Prefixes of images that may run as etcd on this node (comma-separated or repeated).
+    #[arg(long = "allowed-image", env = "ETCD_OPERATOR_ALLOWED_IMAGES", value_delimiter = ',')]
+    allowed_images: Vec<String>,
+}
+
+impl From<AgentFlags> for AgentArgs {
+    fn from(flags: AgentFlags) -> Self {
+        let api: ClientOptions = flags.api.into();
+        Self {
+            node_name: flags.node_name,
+            namespace: flags.namespace,
+            api_servers: api.api_servers,
+            kubeconfig: api.kubeconfig,
+            static_pod_path: flags.static_pod_path,
+            operator_root: flags.operator_root,
+            data_root: flags.data_root,
+            controller_uid: flags.controller_uid,
+            allowed_image_prefixes: flags.allowed_images.into_iter().filter(|s| !s.is_empty()).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Flags of the keeper.
+#[derive(Args)]
+pub struct KeeperFlags {
+    /// `/var/lib/etcd-operator/<namespace>/<cluster>`.
+    #[arg(long)]
+    dir: PathBuf,
+    /// `/var/lib/etcd/<namespace>/<cluster>`.
+    #[arg(long)]
+    data: PathBuf,
+    /// etcd's binary in the image.
+    #[arg(long, default_value = "/usr/local/bin/etcd")]
+    etcd: PathBuf,
+    /// Loopback port of the probes.
+    #[arg(long)]
+    probe_port: u16,
+    /// Only read the files, say what would be done, and end.
+    #[arg(long)]
+    self_check: bool,
+}
+
+impl KeeperFlags {
+    /// Runs it.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let args = KeeperArgs {
+            dir: self.dir,
+            data: self.data,
+            etcd: self.etcd,
+            probe_port: self.probe_port,
+            archive_limit: etcd_operator_keeper::ARCHIVE_LIMIT,
+            timing: etcd_operator_keeper::clock::Timing::default(),
+        };
+        if self.self_check { etcd_operator_keeper::self_check(args) } else { etcd_operator_keeper::run(args) }
+    }
+}
+
+/// Flags of `crds`.
+#[derive(Args)]
+pub struct CrdsFlags {
+    /// The folder to write to.
+    #[arg(long, default_value = "crds")]
+    out: PathBuf,
+}
+
+impl CrdsFlags {
+    /// Writes the files.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        for (name, crd) in etcd_operator_api::crds() {
+            let path = self.out.join(name);
+            let text = match serde_yaml_ng::to_string(&crd) {
+                Ok(text) => format!("# Generated by `etcd-operator crds`; do not edit.\n{text}"),
+                Err(error) => return fail(&format!("{}: {error}", path.display())),
+            };
+            if let Err(error) = std::fs::write(&path, text) {
+                return fail(&format!("{}: {error}", path.display()));
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// Runs a part of the operator to its end.
+pub fn block_on<E: std::fmt::Display>(part: impl Future<Output = Result<(), E>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    match runtime.block_on(part) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// The last words of a command.
+#[must_use]
+pub fn fail(message: &str) -> ExitCode {
+    eprintln!("etcd-operator: {message}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,271 @@
+//! Act: carries out one step. A membership call that fails in a passing way is no error: the next pass looks again.
+
+use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
+use etcd_operator_etcd::error::EtcdError;
+use etcd_operator_etcd::ids::MemberId;
+use etcd_operator_plan::{self as plan, Gate, NodeName, Step};
+use kube::ResourceExt;
+
+use super::memory::Memory;
+use super::observe::{View, ips};
+use super::{Context, ControllerError, etcd, members, preflight, remove, structure};
+
+/// Carries out a step.
+pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<(), ControllerError> {
+    match step {
+        Step::RunPreflight => preflight::start(context, view, memory).await,
+        Step::SnapshotBoot => snapshot_boot(context, view).await,
+        Step::AssignSeats { nodes } => assign_seats(context, view, nodes).await,
+        Step::AddLearner { node } => add_learner(view, memory, node).await,
+        Step::StartMember { node, member } => start_member(context, view, node, *member).await,
+        Step::CountClients => count_clients(context, view, memory).await,
+        Step::Promote { member, .. } => promote(view, memory, *member).await,
+        Step::CheckGate => check_gate(view, memory).await,
+        Step::MoveLeader { from, to } => move_leader(view, memory, *from, *to).await,
+        Step::RemoveBoot { boot, how } => remove::boot(context, view, memory, MemberId(boot.0), *how).await,
+        Step::WithdrawBootDrain => remove::withdraw(context, view).await,
+        Step::TombstoneBoot => remove::tombstone(context, view).await,
+        Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
+        Step::Unseat { node } => unseat(context, view, node).await,
+    }
+}
+
+/// A passing refusal is logged; the next pass derives what to do from what it then sees.
+pub(crate) fn passing(call: &'static str, result: Result<(), EtcdError>) -> Result<(), ControllerError> {
+    match result {
+        Err(error) if etcd::is_passing(&error) => {
+            tracing::info!(call, error = %error, "etcd did not take a membership call yet");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn seat_of<'a>(view: &'a View, node: &NodeName) -> Result<(&'a EtcdMember, &'a Seat), ControllerError> {
+    let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
+    let seat = member.spec.seat.as_ref().ok_or_else(|| ControllerError::Object(format!("{node} has no seat")))?;
+    Ok((member, seat))
+}
+
+/// Ordering the snapshot under one ID for good: it is taken once, before the first change.
+async fn snapshot_boot(context: &Context, view: &View) -> Result<(), ControllerError> {
+    let Some(member) = view.boot_member() else { return Ok(()) };
+    let cluster = view.etcd.as_ref().map(|r| r.cluster_id.to_string()).unwrap_or_default();
+    members::change(context, member, |spec| {
+        if let Some(boot) = &mut spec.boot {
+            boot.snapshot = Some(format!("pre-pivot-{cluster}"));
+        }
+    })
+    .await
+    .map(drop)
+}
+
+async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Result<(), ControllerError> {
+    let nonce = members::unique("seat");
+    for name in nodes {
+        let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
+        let Some(member) = view.member_of(&name.0) else { continue };
+        let Some(ip) = ips(node).first().copied() else { continue };
+        let generation = next_generation(view, member, &name.0);
+        let spec = &view.cluster.spec;
+        let pod = spec.pod.clone().unwrap_or_default();
+        let resources = pod.resources.unwrap_or_default();
+        let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence) + 1;
+        let repository = if spec.repository.is_empty() { &context.args.default_repository } else { &spec.repository };
+        let seat = Seat {
+            image: format!("{repository}:v{}", spec.plain_version()),
+            labels: pod.labels,
+            annotations: pod.annotations,
+            requests: resources.requests,
+            limits: resources.limits,
+            probe_port: members::PROBE_PORT,
+            order: OrderSpec {
+                sequence,
+                run: RunSpec::Wait,
+                cluster_id: None,
+                member_id: None,
+                member_name: format!("{name}-{generation}"),
+                peer_url: format!("https://{ip}:{}", members::PEER_PORT),
+                client_url: format!("https://{ip}:{}", members::CLIENT_PORT),
+                metrics_port: members::METRICS_PORT,
+                client_http_port: members::CLIENT_HTTP_PORT,
+                ask: Vec::new(),
+                bootstrap: None,
+                drain: None,
+                archive: None,
+            },
+        };
+        members::change(context, member, |spec| {
+            spec.role = Role::Member;
+            spec.generation = generation;
+            spec.lineage = view.status.lineage;
+            spec.nonce.clone_from(&nonce);
+            spec.seat = Some(seat);
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// One more than any generation of this node that is known: never reused. The disk's part of the maximum is the keeper's: it refuses a
+/// data directory that another ID ran in.
+fn next_generation(view: &View, member: &EtcdMember, node: &str) -> i64 {
+    let prefix = format!("{node}-");
+    let listed = view.etcd.iter().flat_map(|r| &r.members).filter_map(|(m, _)| m.name.strip_prefix(&prefix)?.parse::<i64>().ok());
+    listed.chain([member.spec.generation]).max().unwrap_or(0) + 1
+}
+
+async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+    let (member, _) = seat_of(view, node)?;
+    // The seat stays in the spec as Candidate's history: its order says Stop, so that the keeper does not wait for ever for a join.
+    members::change(context, member, |spec| {
+        spec.role = Role::Candidate;
+        if let Some(seat) = &mut spec.seat {
+            seat.order.sequence += 1;
+            seat.order.run = RunSpec::Stop;
+        }
+    })
+    .await
+    .map(drop)
+}
+
+async fn any_voter(view: &View, memory: &mut Memory) -> Result<etcd_operator_etcd::client::EtcdClient, ControllerError> {
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
+    let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
+    let voters = reading.members.iter().filter(|(m, s)| !m.is_learner && s.is_some());
+    let best = voters.clone().find(|(m, _)| Some(m.id) == leader).or_else(|| voters.clone().next());
+    let url = best.and_then(|(m, _)| m.client_urls.first()).ok_or_else(|| ControllerError::Object("no voter answers".into()))?;
+    etcd::client(memory, url).await
+}
+
+async fn add_learner(view: &View, memory: &mut Memory, node: &NodeName) -> Result<(), ControllerError> {
+    let (_, seat) = seat_of(view, node)?;
+    let client = any_voter(view, memory).await?;
+    let added = client.member_add_learner(&seat.order.peer_url).await;
+    if let Ok(id) = &added {
+        tracing::info!(node = %node, member = %id, "learner added");
+    }
+    passing("MemberAdd", added.map(drop))
+}
+
+async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan::MemberId) -> Result<(), ControllerError> {
+    let (member, _) = seat_of(view, node)?;
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
+    let ask = reading.members.iter().filter(|(m, _)| m.id.0 != id.0).flat_map(|(m, _)| m.client_urls.clone()).collect();
+    members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            seat.order.sequence += 1;
+            seat.order.run = RunSpec::Run;
+            seat.order.cluster_id = Some(reading.cluster_id.to_string());
+            seat.order.member_id = Some(id.to_string());
+            seat.order.ask = ask;
+        }
+    })
+    .await
+    .map(drop)
+}
+
+async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result<(), ControllerError> {
+    let client = any_voter(view, memory).await?;
+    passing("MemberPromote", client.member_promote(MemberId(id.0)).await)
+}
+
+async fn move_leader(view: &View, memory: &mut Memory, from: plan::MemberId, to: plan::MemberId) -> Result<(), ControllerError> {
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
+    let leader = reading.members.iter().find(|(m, _)| m.id.0 == from.0).and_then(|(m, _)| m.client_urls.first().cloned());
+    let Some(url) = leader else { return Ok(()) };
+    let client = etcd::client(memory, &url).await?;
+    passing("MoveLeader", client.move_leader(MemberId(to.0)).await)
+}
+
+/// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives and the members are the same.
+async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
+    let listeners = structure::listeners(view);
+    let Some((boot, _)) = listeners.split_first() else { return Ok(()) };
+    if memory.listening_since.is_none() && all_listen(view) {
+        memory.listening_since = Some(view.now_ms);
+    }
+    let nonce = memory.count.get_or_insert_with(|| members::unique("count")).clone();
+    let boot_on_member_node = view.boot_member().is_some_and(|b| view.member_of(&b.spec.node_name).is_some());
+    for member in &view.members {
+        let is_boot = member.spec.role == Role::Boot;
+        let own_listener = member.spec.seat.as_ref().map(|s| members::address(&s.order.client_url));
+        let clients = if is_boot { vec![boot.clone()] } else { own_listener.into_iter().collect() };
+        // Two EtcdMembers may be one node: its own connections are counted once.
+        let own = if is_boot && boot_on_member_node { Vec::new() } else { listeners.clone() };
+        members::change(context, member, |spec| {
+            spec.nonce.clone_from(&nonce);
+            spec.count_clients = clients;
+            spec.count_own = own;
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Whether etcd of each seat answers.
+fn all_listen(view: &View) -> bool {
+    let listed = |seat: &EtcdMember| {
+        let id = seat.spec.seat.as_ref().and_then(|s| s.order.member_id.as_deref()).and_then(|id| id.parse().ok());
+        id.and_then(|id| view.status_of(id)).is_some()
+    };
+    view.seats().into_iter().all(listed)
+}
+
+/// The gate before boot's removal: a write and a read through each new voter, and equal hashes at one revision, one member at a time.
+async fn check_gate(view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?.clone();
+    let gate = match gate_of(view, memory, &reading).await? {
+        Ok(()) => Gate::Passed { at_ms: crate::clock::now_ms() },
+        Err(Failure::NotYet(why)) => Gate::NotYet { at_ms: crate::clock::now_ms(), why },
+        Err(Failure::Mismatch(what)) => Gate::HashMismatch { what },
+    };
+    tracing::info!(gate = ?gate, "gate before boot's removal");
+    memory.gate = Some((reading.ids(), gate));
+    Ok(())
+}
+
+enum Failure {
+    NotYet(String),
+    Mismatch(String),
+}
+
+async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> Result<Result<(), Failure>, ControllerError> {
+    let boot = view.boot_id();
+    // A learner takes no writes, and tells no hash to clients: at size 1 its log position stands for both (rule 3), and etcd's own
+    // InitialCorruptCheck compared its store when it started.
+    let mut voters = Vec::new();
+    for (member, status) in reading.members.iter().filter(|(m, _)| !m.is_learner) {
+        let Some(url) = member.client_urls.first() else { continue };
+        match status {
+            Some(status) => voters.push((member.id, status.revision, etcd::client(memory, url).await?)),
+            None if Some(member.id) == boot => {}
+            None => return Ok(Err(Failure::NotYet(format!("{} does not answer", member.name)))),
+        }
+    }
+    for (id, _, client) in voters.iter().filter(|(id, ..)| Some(*id) != boot) {
+        if let Err(error) = client.write_and_read(&format!("gate-{id}")).await {
+            return Ok(Err(Failure::NotYet(format!("no write through {id}: {error}"))));
+        }
+    }
+    let Some(revision) = voters.iter().map(|(_, revision, _)| *revision).min() else {
+        return Ok(Err(Failure::NotYet("no voter answers".into())));
+    };
+    let mut hashes = Vec::new();
+    for (id, _, client) in &voters {
+        match client.hash_kv(revision).await {
+            Ok(hash) => hashes.push((*id, hash)),
+            Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {id}: {error}")))),
+        }
+    }
+    let Some((_, first)) = hashes.first() else { return Ok(Ok(())) };
+    if hashes.iter().any(|(_, h)| h.compact_revision != first.compact_revision) {
+        return Ok(Err(Failure::NotYet("the members were compacting while their hashes were taken".into())));
+    }
+    if hashes.iter().any(|(_, h)| h.hash != first.hash) {
+        let all: Vec<String> = hashes.iter().map(|(id, h)| format!("{id}: {:08x}", h.hash)).collect();
+        return Ok(Err(Failure::Mismatch(format!("at revision {revision}: {}", all.join(", ")))));
+    }
+    Ok(Ok(()))
+}

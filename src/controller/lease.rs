@@ -1,0 +1,190 @@
+//! Leadership by a Lease, as client-go does it: whoever holds it renews it; who sees it unchanged for its whole duration on his own
+//! clock takes it with the resourceVersion he saw. Economy, not safety: two controllers at once are safe (design D10).
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::clock;
+
+/// Name of the Lease.
+const NAME: &str = "etcd-operator";
+
+/// Times of the Lease. Defaults are client-go's: 15 s, 10 s, 2 s.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTimes {
+    /// How long others wait before they take it.
+    pub duration: Duration,
+    /// How long the holder tries to renew before it stops acting.
+    pub renew_deadline: Duration,
+    /// Pause between tries.
+    pub retry: Duration,
+}
+
+impl Default for LeaseTimes {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(15), renew_deadline: Duration::from_secs(10), retry: Duration::from_secs(2) }
+    }
+}
+
+/// This replica's claim.
+#[derive(Clone)]
+pub(crate) struct Claim {
+    held: watch::Receiver<bool>,
+    stop: watch::Sender<bool>,
+    done: watch::Receiver<bool>,
+}
+
+impl Claim {
+    /// Starts to claim the Lease in the background.
+    pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes) -> Self {
+        let (held_tx, held) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let (done_tx, done) = watch::channel(false);
+        let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
+        tokio::spawn(async move {
+            keeper.run(&held_tx, stopped).await;
+            held_tx.send_replace(false);
+            done_tx.send_replace(true);
+        });
+        Self { held, stop, done }
+    }
+
+    /// Whether this replica holds it right now.
+    pub(crate) fn is_held(&self) -> bool {
+        *self.held.borrow()
+    }
+
+    /// Yields each time this replica gets it.
+    pub(crate) fn acquired(&self) -> impl futures::Stream<Item = ()> + Send + 'static {
+        futures::stream::unfold(self.held.clone(), |mut held| async move {
+            loop {
+                held.changed().await.ok()?;
+                if *held.borrow_and_update() {
+                    return Some(((), held));
+                }
+            }
+        })
+    }
+
+    /// Gives it back, so that the other replica need not wait.
+    pub(crate) async fn release(&self) {
+        self.stop.send_replace(true);
+        let mut done = self.done.clone();
+        let _ = clock::within(Duration::from_secs(2), done.wait_for(|done| *done)).await;
+    }
+}
+
+/// The Lease as last seen: its version, and when we first saw it so.
+struct Seen {
+    version: String,
+    since: std::time::Instant,
+}
+
+struct Keeper {
+    api: Api<Lease>,
+    holder: String,
+    times: LeaseTimes,
+    seen: Option<Seen>,
+}
+
+impl Keeper {
+    async fn run(mut self, held: &watch::Sender<bool>, mut stopped: watch::Receiver<bool>) {
+        let mut renewed = clock::instant();
+        loop {
+            match clock::within(self.times.renew_deadline, self.try_once()).await {
+                Some(Ok(true)) => {
+                    renewed = clock::instant();
+                    set(held, true);
+                }
+                Some(Ok(false)) => set(held, false),
+                Some(Err(error)) => tracing::debug!(error = %error, "Lease not renewed"),
+                None => tracing::debug!("the API did not answer while renewing the Lease"),
+            }
+            if renewed.elapsed() >= self.times.renew_deadline {
+                set(held, false);
+            }
+            tokio::select! {
+                () = clock::sleep(self.times.retry) => {}
+                _ = stopped.wait_for(|stop| *stop) => break,
+            }
+        }
+        if *held.borrow() {
+            let _ = self.give_back().await;
+        }
+    }
+
+    /// Renews or takes it. True = we hold it.
+    async fn try_once(&mut self) -> Result<bool, kube::Error> {
+        let Some(lease) = self.api.get_opt(NAME).await? else {
+            let lease = Lease {
+                metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
+                spec: Some(self.spec(None)),
+                ..Lease::default()
+            };
+            self.api.create(&PostParams::default(), &lease).await?;
+            return Ok(true);
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let ours = spec.holder_identity.as_deref() == Some(&self.holder);
+        let free = spec.holder_identity.as_deref().is_none_or(str::is_empty);
+        if !ours && !free && !self.expired(&lease) {
+            return Ok(false);
+        }
+        let renewed = Lease { spec: Some(self.spec(ours.then_some(&spec))), ..lease };
+        match self.api.replace(NAME, &PostParams::default(), &renewed).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it has not changed for its whole duration on our own clock.
+    fn expired(&mut self, lease: &Lease) -> bool {
+        let version = lease.metadata.resource_version.clone().unwrap_or_default();
+        match &self.seen {
+            Some(seen) if seen.version == version => seen.since.elapsed() >= self.times.duration,
+            _ => {
+                self.seen = Some(Seen { version, since: clock::instant() });
+                false
+            }
+        }
+    }
+
+    fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(jiff_now());
+        LeaseSpec {
+            holder_identity: Some(self.holder.clone()),
+            lease_duration_seconds: i32::try_from(self.times.duration.as_secs()).ok(),
+            acquire_time: Some(old.and_then(|o| o.acquire_time.clone()).unwrap_or_else(|| now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(old.and_then(|o| o.lease_transitions).unwrap_or(0)),
+            ..LeaseSpec::default()
+        }
+    }
+
+    async fn give_back(&self) -> Result<(), kube::Error> {
+        let mut lease = self.api.get(NAME).await?;
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() == Some(&self.holder) {
+            spec.holder_identity = Some(String::new());
+            self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+fn jiff_now() -> jiff::Timestamp {
+    i64::try_from(clock::now_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
+}
+
+fn set(held: &watch::Sender<bool>, value: bool) {
+    let changed = held.send_if_modified(|old| std::mem::replace(old, value) != value);
+    if changed {
+        tracing::info!(held = value, "leadership changed");
+    }
+}

@@ -1,0 +1,36 @@
+//! What a controller remembers between passes. All of it may be lost at any time: it is then read or checked again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use etcd_operator_etcd::client::{EtcdClient, Tls};
+use etcd_operator_plan::Gate;
+use k8s_openapi::api::core::v1::Node;
+
+use crate::pki::Ca;
+
+/// Shared between the passes of one cluster, of which there is one at a time.
+pub(crate) type Shared = Arc<tokio::sync::Mutex<Memory>>;
+
+/// Memory of one cluster.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// The CA and our own client certificate, keyed by the Secret's resourceVersion.
+    pub(crate) ca: Option<(String, Arc<Ca>, Tls)>,
+    /// One client per endpoint: channels are kept open.
+    pub(crate) clients: HashMap<String, EtcdClient>,
+    /// Nodes, and when they were read (ms).
+    pub(crate) nodes: Option<(u64, Vec<Node>)>,
+    /// Lag of each member: when, and how much; the newest two samples.
+    pub(crate) lags: HashMap<u64, Vec<(u64, u64)>>,
+    /// The last check of the gate, and for which member IDs.
+    pub(crate) gate: Option<(Vec<u64>, Gate)>,
+    /// The preflight under way: its ID, and when it was asked for (ms).
+    pub(crate) preflight: Option<(String, u64)>,
+    /// Since when all new members have been listening (ms), as long as the status does not say it.
+    pub(crate) listening_since: Option<u64>,
+    /// Nonce of the clients' count under way.
+    pub(crate) count: Option<String>,
+    /// Text of the last Event, so that one is not repeated.
+    pub(crate) last_event: String,
+}

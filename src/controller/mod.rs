@@ -1,0 +1,163 @@
+//! The controller: observe → plan → guard → act → status, for each EtcdCluster of its namespace. Talks to the API and to etcd, never to a
+//! node. One pass takes at most one disruptive step and never sleeps; what it learned is derived again in the next one.
+
+mod act;
+mod endpoints;
+mod etcd;
+mod lease;
+mod members;
+mod memory;
+mod observe;
+mod pass;
+mod preflight;
+mod remove;
+mod status;
+mod structure;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd_operator_api::{EtcdCluster, EtcdMember};
+use etcd_operator_client::{ApiServers, ClientError, ClientOptions, watch_config};
+use futures::StreamExt;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client};
+
+use crate::pki::PkiError;
+
+pub use lease::LeaseTimes;
+
+/// How long a settled cluster is left alone when no watch reports anything: etcd has no watch for its health.
+const SETTLED_LOOK: Duration = Duration::from_secs(10);
+/// How long after an error before a cluster is looked at again.
+const AFTER_ERROR: Duration = Duration::from_secs(2);
+
+/// What the controller needs to know.
+#[derive(Clone, Debug)]
+pub struct ControllerArgs {
+    /// The namespace in which EtcdClusters are honoured (design D11).
+    pub namespace: String,
+    /// Name of this replica, as holder of the Lease.
+    pub holder: String,
+    /// Where the API is.
+    pub api: ClientOptions,
+    /// Repository of etcd's image where `spec.repository` is empty.
+    pub default_repository: String,
+    /// Times of the Lease.
+    pub lease: LeaseTimes,
+}
+
+/// Why the controller stopped, or a pass failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The API cannot be reached with what was given.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A call to the API failed; the pass is repeated.
+    #[error("{what}: {source}")]
+    Api {
+        /// What was being done.
+        what: &'static str,
+        /// What the API said.
+        source: Box<kube::Error>,
+    },
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// etcd refused or did not answer.
+    #[error(transparent)]
+    Etcd(#[from] etcd_operator_etcd::error::EtcdError),
+    /// The object in hand lacks something that the API always sets.
+    #[error("{0}")]
+    Object(String),
+}
+
+/// Adds what was being done to an error of the API.
+pub(crate) fn api_error(what: &'static str) -> impl FnOnce(kube::Error) -> ControllerError {
+    move |source| ControllerError::Api { what, source: Box::new(source) }
+}
+
+/// What all passes share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) args: ControllerArgs,
+    pub(crate) recorder: Recorder,
+    pub(crate) lease: lease::Claim,
+    memories: Mutex<HashMap<String, memory::Shared>>,
+}
+
+impl Context {
+    pub(crate) fn clusters(&self) -> Api<EtcdCluster> {
+        Api::namespaced(self.client.clone(), &self.args.namespace)
+    }
+
+    pub(crate) fn members(&self) -> Api<EtcdMember> {
+        Api::namespaced(self.client.clone(), &self.args.namespace)
+    }
+
+    fn memory(&self, cluster: &str) -> memory::Shared {
+        let mut all = self.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.entry(cluster.to_owned()).or_default().clone()
+    }
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// When no connection can be set up at all. A lost API is waited out.
+pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
+    let servers = ApiServers::connect(&args.api).await?;
+    let client = servers.client();
+    let lease = lease::Claim::start(client.clone(), &args.namespace, &args.holder, args.lease);
+    let reporter = Reporter { controller: "etcd-operator".into(), instance: Some(args.holder.clone()) };
+    let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client: client.clone(),
+        lease: lease.clone(),
+        memories: Mutex::default(),
+        args,
+    });
+    tracing::info!(holder = %context.args.holder, servers = ?servers.urls(), "controller started");
+
+    let everywhere: Api<EtcdCluster> = Api::all(client.clone());
+    let members: Api<EtcdMember> = context.members();
+    let of_cluster = |m: EtcdMember| {
+        let namespace = m.metadata.namespace.unwrap_or_default();
+        Some(ObjectRef::<EtcdCluster>::new(&m.spec.cluster_name).within(&namespace))
+    };
+    kube::runtime::Controller::new(everywhere, watch_config())
+        .with_config(kube::runtime::controller::Config::default().concurrency(4))
+        .trigger_backoff(crate::retry::WatchBackoff::default())
+        .watches(members, watch_config(), of_cluster)
+        .reconcile_all_on(lease.acquired())
+        .graceful_shutdown_on(crate::telemetry::told_to_stop())
+        .run(reconcile, after_error, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+    lease.release().await;
+    Ok(())
+}
+
+async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Action, ControllerError> {
+    if !context.lease.is_held() {
+        return Ok(Action::await_change());
+    }
+    let name = cluster.metadata.name.clone().unwrap_or_default();
+    if cluster.metadata.namespace.as_deref() != Some(&context.args.namespace) {
+        status::refuse_namespace(&context, &cluster).await?;
+        return Ok(Action::await_change());
+    }
+    let memory = context.memory(&name);
+    let mut memory = memory.lock().await;
+    let look_again = pass::run(&context, &name, &mut memory).await?;
+    Ok(Action::requeue(look_again.unwrap_or(SETTLED_LOOK)))
+}
+
+fn after_error(cluster: Arc<EtcdCluster>, error: &ControllerError, _: Arc<Context>) -> Action {
+    let name = cluster.metadata.name.clone().unwrap_or_default();
+    tracing::warn!(cluster = %name, error = %error, "pass failed, it is repeated");
+    Action::requeue(AFTER_ERROR)
+}

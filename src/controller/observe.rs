@@ -1,0 +1,292 @@
+//! Observe: bounded reads of the API and of etcd, put into the form that the planner takes. What was not read is Unknown.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use etcd_operator_api::member::{EtcdMember, Role};
+use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
+use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::ids::{ClusterId, MemberId};
+use etcd_operator_plan as plan;
+use k8s_openapi::api::core::v1::{Node, Secret};
+use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
+
+use super::etcd::{self, Reading};
+use super::memory::Memory;
+use super::{Context, ControllerError, api_error, members, preflight};
+use crate::clock;
+use crate::pki::Ca;
+
+/// How long a list of nodes is used, ms.
+const NODES_FRESH_MS: u64 = 2_000;
+/// Two samples of a lag are at least this far apart, ms.
+const SAMPLE_GAP_MS: u64 = 100;
+
+/// One round's view.
+pub(crate) struct View {
+    /// When it was taken.
+    pub(crate) now_ms: u64,
+    /// The EtcdCluster.
+    pub(crate) cluster: EtcdCluster,
+    /// Its status (never absent here).
+    pub(crate) status: EtcdClusterStatus,
+    /// Eligible nodes.
+    pub(crate) nodes: Vec<Node>,
+    /// The node on which boot runs, if it is one of the cluster's.
+    pub(crate) boot_node: Option<String>,
+    /// Its EtcdMembers.
+    pub(crate) members: Vec<EtcdMember>,
+    /// The CA, or why there is none.
+    pub(crate) ca: Result<Arc<Ca>, String>,
+    /// What etcd says, or why it says nothing.
+    pub(crate) etcd: Result<Reading, String>,
+}
+
+impl View {
+    /// Name of the EtcdCluster.
+    pub(crate) fn name(&self) -> String {
+        self.cluster.name_any()
+    }
+
+    /// The EtcdMembers with a seat, by node name.
+    pub(crate) fn seats(&self) -> Vec<&EtcdMember> {
+        let mut seats: Vec<&EtcdMember> = self.members.iter().filter(|m| m.spec.role == Role::Member && m.spec.seat.is_some()).collect();
+        seats.sort_by(|a, b| a.spec.node_name.cmp(&b.spec.node_name));
+        seats
+    }
+
+    /// The EtcdMember of a node.
+    pub(crate) fn member_of(&self, node: &str) -> Option<&EtcdMember> {
+        self.members.iter().find(|m| m.spec.node_name == node && m.spec.role != Role::Boot)
+    }
+
+    /// The EtcdMember of boot.
+    pub(crate) fn boot_member(&self) -> Option<&EtcdMember> {
+        self.members.iter().find(|m| m.spec.role == Role::Boot)
+    }
+
+    /// Boot's client endpoint, in a pivot.
+    pub(crate) fn boot_endpoint(&self) -> Option<&str> {
+        self.cluster.spec.self_hosted.as_ref().map(|s| s.boot_member_client_endpoint.as_str())
+    }
+
+    /// Boot's member ID, as recorded or as listed.
+    pub(crate) fn boot_id(&self) -> Option<MemberId> {
+        let recorded = self.status.pivot.as_ref().and_then(|p| p.boot_member_id.as_deref()).and_then(|id| id.parse().ok());
+        let endpoint = self.boot_endpoint()?;
+        recorded.or_else(|| {
+            let (member, _) = self.etcd.as_ref().ok()?.members.iter().find(|(m, _)| m.client_urls.iter().any(|u| u == endpoint))?;
+            Some(member.id)
+        })
+    }
+
+    /// The status of a listed member.
+    pub(crate) fn status_of(&self, id: MemberId) -> Option<&MemberStatus> {
+        self.etcd.as_ref().ok()?.members.iter().find(|(m, _)| m.id == id).and_then(|(_, s)| s.as_ref())
+    }
+}
+
+/// Internal IPs of a node.
+pub(crate) fn ips(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|s| s.addresses.clone()).unwrap_or_default();
+    addresses.iter().filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
+}
+
+/// Reads everything. `None` = the EtcdCluster is gone.
+pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<View>, ControllerError> {
+    let Some(cluster) = context.clusters().get_opt(name).await.map_err(api_error("reading the EtcdCluster"))? else {
+        return Ok(None);
+    };
+    let selector = format!("{}={name}", members::CLUSTER_LABEL);
+    let list = context.members().list(&ListParams::default().labels(&selector)).await.map_err(api_error("listing EtcdMembers"))?;
+    let now_ms = clock::now_ms();
+    let all_nodes = nodes(context, memory, now_ms).await?;
+    let status = cluster.status.clone().unwrap_or_default();
+    let boot_ip = cluster.spec.self_hosted.as_ref().and_then(|s| {
+        members::address(&s.boot_member_client_endpoint).rsplit_once(':').and_then(|(ip, _)| ip.parse::<IpAddr>().ok())
+    });
+    let boot_node = boot_ip.and_then(|ip| all_nodes.iter().find(|n| ips(n).contains(&ip))).map(ResourceExt::name_any);
+    let wanted_labels = cluster.spec.node_selector();
+    let nodes = all_nodes
+        .into_iter()
+        .filter(|n| wanted_labels.iter().all(|(k, v)| n.labels().get(k) == Some(v)))
+        .filter(|n| !ips(n).is_empty())
+        .collect();
+    let ca = ca(context, &cluster, memory, now_ms).await?;
+
+    let mut view = View { now_ms, cluster, status, nodes, boot_node, members: list.items, ca, etcd: Err(String::new()) };
+    view.etcd = read_etcd(&view, memory).await;
+    Ok(Some(view))
+}
+
+async fn nodes(context: &Context, memory: &mut Memory, now_ms: u64) -> Result<Vec<Node>, ControllerError> {
+    if let Some((at, nodes)) = &memory.nodes
+        && now_ms.saturating_sub(*at) < NODES_FRESH_MS
+    {
+        return Ok(nodes.clone());
+    }
+    let api: Api<Node> = Api::all(context.client.clone());
+    let nodes = api.list(&ListParams::default()).await.map_err(api_error("listing nodes"))?.items;
+    memory.nodes = Some((now_ms, nodes.clone()));
+    Ok(nodes)
+}
+
+async fn ca(
+    context: &Context,
+    cluster: &EtcdCluster,
+    memory: &mut Memory,
+    now_ms: u64,
+) -> Result<Result<Arc<Ca>, String>, ControllerError> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.namespace);
+    let name = cluster.spec.ca_secret();
+    let Some(secret) = api.get_opt(name).await.map_err(api_error("reading the CA's Secret"))? else {
+        return Ok(Err(format!(
+            "Secret {name} does not exist in {}; create it from the CA that signed boot's certificates: kubectl -n {} create secret tls {name} --cert=ca.crt --key=ca.key",
+            context.args.namespace, context.args.namespace
+        )));
+    };
+    let version = secret.meta().resource_version.clone().unwrap_or_default();
+    if let Some((known, ca, _)) = &memory.ca
+        && *known == version
+    {
+        return Ok(Ok(ca.clone()));
+    }
+    let data = secret.data.unwrap_or_default();
+    let text = |key: &str| data.get(key).and_then(|v| String::from_utf8(v.0.clone()).ok()).unwrap_or_default();
+    let read = Ca::from_pem(name, &text("tls.crt"), &text("tls.key"))
+        .and_then(|ca| ca.own_client("etcd-operator-controller", now_ms).map(|tls| (ca, tls)));
+    Ok(match read {
+        Ok((ca, tls)) => {
+            let ca = Arc::new(ca);
+            memory.ca = Some((version, ca.clone(), tls));
+            memory.clients.clear();
+            Ok(ca)
+        }
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Endpoints that may answer: boot until it is out, the published ones, and those of the seats that were started.
+pub(crate) fn endpoints(view: &View) -> Vec<String> {
+    let boot_is_out = view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some());
+    let mut all: Vec<String> = view.boot_endpoint().filter(|_| !boot_is_out).map(str::to_owned).into_iter().collect();
+    all.extend(view.status.endpoints.iter().cloned());
+    all.extend(
+        view.seats().iter().filter_map(|m| m.spec.seat.as_ref()).filter(|s| s.order.member_id.is_some()).map(|s| s.order.client_url.clone()),
+    );
+    all.sort();
+    all.dedup();
+    all
+}
+
+async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> {
+    if let Err(why) = &view.ca {
+        return Err(why.clone());
+    }
+    let wanted: Option<ClusterId> = view.status.cluster_id.as_deref().and_then(|id| id.parse().ok());
+    let reading = etcd::read(memory, &endpoints(view), wanted).await?;
+    let commit = reading.members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.raft_index).max().unwrap_or(0);
+    for (member, status) in &reading.members {
+        let Some(status) = status else {
+            memory.lags.remove(&member.id.0);
+            continue;
+        };
+        let samples = memory.lags.entry(member.id.0).or_default();
+        let lag = commit.saturating_sub(status.applied_index);
+        match samples.last() {
+            Some((at, _)) if view.now_ms.saturating_sub(*at) < SAMPLE_GAP_MS => {
+                samples.pop();
+                samples.push((view.now_ms, lag));
+            }
+            _ => samples.push((view.now_ms, lag)),
+        }
+        let surplus = samples.len().saturating_sub(2);
+        samples.drain(..surplus);
+    }
+    Ok(reading)
+}
+
+/// The view as the planner takes it.
+pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
+    let spec = &view.cluster.spec;
+    let hosted = spec.self_hosted.clone().unwrap_or_default();
+    plan::Observed {
+        now_ms: view.now_ms,
+        spec: plan::Spec {
+            size: u32::try_from(spec.size).unwrap_or(0),
+            paused: spec.paused,
+            hold_boot_removal: hosted.hold_boot_removal,
+            skip_boot_removal: hosted.skip_boot_member_removal,
+            abort: hosted.abort,
+            preflight_only: hosted.preflight_only,
+        },
+        nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
+        seats: view.seats().into_iter().map(|m| super::structure::seat(view, m)).collect(),
+        boot: super::structure::boot(view),
+        etcd: match &view.etcd {
+            Ok(reading) => plan::Etcd::Known {
+                cluster: plan::ClusterId(reading.cluster_id.0),
+                members: reading.members.iter().map(|(m, s)| listed(memory, m, s.as_ref())).collect(),
+            },
+            Err(why) => plan::Etcd::Unknown { why: why.clone() },
+        },
+        clients: super::structure::clients(view, memory),
+        gate: match (&memory.gate, &view.etcd) {
+            (Some((ids, gate)), Ok(reading)) if *ids == reading.ids() => gate.clone(),
+            _ => plan::Gate::NotChecked,
+        },
+        preflight: preflight::evaluate(view, memory),
+    }
+}
+
+/// A node's Ready condition.
+pub(crate) fn readiness(node: &Node) -> plan::Readiness {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    match conditions.into_iter().find(|c| c.type_ == "Ready") {
+        Some(c) if c.status == "True" => plan::Readiness::Ready,
+        // The kubelet's own words while no CNI configuration is there.
+        Some(c) if c.message.as_deref().unwrap_or_default().contains("NetworkReady=false") => plan::Readiness::NoNetworkYet,
+        _ => plan::Readiness::NotReady,
+    }
+}
+
+fn node(view: &View, node: &Node) -> plan::Node {
+    let name = node.name_any();
+    let fresh = view.member_of(&name).is_some_and(is_fresh);
+    plan::Node {
+        zone: node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default(),
+        cordoned: node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
+        readiness: readiness(node),
+        agent: if fresh { plan::AgentView::Fresh } else { plan::AgentView::Silent },
+        name: plan::NodeName(name),
+    }
+}
+
+/// Whether the agent has answered the last nonce.
+pub(crate) fn is_fresh(member: &EtcdMember) -> bool {
+    !member.spec.nonce.is_empty() && member.status.as_ref().is_some_and(|s| s.observed_nonce == member.spec.nonce)
+}
+
+fn listed(memory: &Memory, member: &etcd_operator_etcd::client::Member, status: Option<&MemberStatus>) -> plan::EtcdMember {
+    let health = match status {
+        None => plan::EtcdHealth::Unknown,
+        Some(s) if s.leader.is_none() || !s.errors.is_empty() => plan::EtcdHealth::Unhealthy,
+        Some(s) => {
+            let samples = memory.lags.get(&member.id.0).map(Vec::as_slice).unwrap_or_default();
+            let lag = match samples {
+                [(_, before), (_, now)] => (*now, Some(*before)),
+                [(_, now)] => (*now, None),
+                _ => (u64::MAX, None),
+            };
+            plan::EtcdHealth::Healthy { is_leader: s.leader == Some(s.member_id), lag }
+        }
+    };
+    plan::EtcdMember {
+        id: plan::MemberId(member.id.0),
+        name: member.name.clone(),
+        peer_urls: member.peer_urls.clone(),
+        is_learner: member.is_learner,
+        health,
+    }
+}

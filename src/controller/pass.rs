@@ -1,0 +1,100 @@
+//! One pass over one cluster: observe → plan → guard → record the intent → act → status.
+
+use std::time::Duration;
+
+use etcd_operator_api::cluster::Intent;
+use etcd_operator_plan::{Plan, Step};
+
+use super::memory::Memory;
+use super::observe::{View, endpoints, observe, observed};
+use super::{Context, ControllerError, act, endpoints as published, etcd, status, structure};
+use crate::clock;
+
+/// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
+const INTENT_LASTS_MS: u64 = 30_000;
+/// How soon to look again after a step.
+const AFTER_STEP: Duration = Duration::from_millis(50);
+
+/// Runs one pass. Returns how soon to look again; `None` = when something changes.
+pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
+    let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
+    if !view.cluster.spec.paused {
+        structure::ensure(context, &view).await?;
+    }
+    let seen = observed(&view, memory);
+    let plan = etcd_operator_plan::plan(&seen);
+    tracing::debug!(cluster = name, plan = ?plan, "planned");
+    let new = status::compute(context, &view, memory, &seen, &plan);
+    let written = status::write(context, &view, new, &plan, memory).await?;
+    if view.etcd.is_ok() {
+        published::publish(context, &view).await?;
+    }
+    match &plan {
+        Plan::Do(step) if step.is_disruptive() => disruptive(context, &view, memory, step, written).await.map(Some),
+        Plan::Do(step) => {
+            tracing::info!(cluster = name, step = ?step, "step");
+            act::act(context, &view, memory, step).await?;
+            Ok(Some(AFTER_STEP))
+        }
+        Plan::Wait { look_again_ms, .. } => Ok(Some(Duration::from_millis(*look_again_ms))),
+        Plan::Hold { .. } => Ok(Some(Duration::from_millis(etcd_operator_plan::SLOW_LOOK_MS))),
+        Plan::Done => Ok(None),
+    }
+}
+
+/// A step that changes the membership or takes something down: announced first, and only if the members are still those of the plan.
+async fn disruptive(
+    context: &Context,
+    view: &View,
+    memory: &mut Memory,
+    step: &Step,
+    object: etcd_operator_api::EtcdCluster,
+) -> Result<Duration, ControllerError> {
+    let Ok(reading) = &view.etcd else { return Ok(AFTER_STEP) };
+    let cluster_id = reading.cluster_id.to_string();
+    let now_ms = clock::now_ms();
+    if let Some(other) = object.status.as_ref().and_then(|s| s.intent.as_ref())
+        && other.holder != context.args.holder
+        && other.cluster_id == cluster_id
+        && other.lineage == view.status.lineage
+        && clock::parse_rfc3339(&other.expires).is_some_and(|until| until > now_ms)
+    {
+        tracing::info!(holder = %other.holder, step = %other.step, "another controller has announced a step");
+        return Ok(Duration::from_secs(1));
+    }
+    let intent = Intent {
+        step: format!("{step:?}"),
+        holder: context.args.holder.clone(),
+        expires: clock::rfc3339(now_ms + INTENT_LASTS_MS),
+        cluster_id,
+        lineage: view.status.lineage,
+    };
+    let announced = status::set_intent(context, object, Some(intent)).await?;
+    if !context.lease.is_held() || !is_as_planned(view, memory).await {
+        status::set_intent(context, announced, None).await?;
+        return Ok(AFTER_STEP);
+    }
+    tracing::info!(cluster = %view.name(), step = ?step, "step");
+    let done = act::act(context, view, memory, step).await;
+    status::event(context, view, step, done.as_ref().err()).await;
+    done?;
+    Ok(AFTER_STEP)
+}
+
+/// The guard: a linearizable list right before the step shows the same members as the plan was made for.
+async fn is_as_planned(view: &View, memory: &mut Memory) -> bool {
+    let Ok(reading) = &view.etcd else { return false };
+    let mut clients = Vec::new();
+    for endpoint in endpoints(view) {
+        if let Ok(client) = etcd::client(memory, &endpoint).await {
+            clients.push(client);
+        }
+    }
+    let Ok(list) = etcd::list(&clients, Some(reading.cluster_id)).await else { return false };
+    let key = |m: &etcd_operator_etcd::client::Member| (m.id, m.is_learner);
+    let mut now: Vec<_> = list.members.iter().map(key).collect();
+    let mut then: Vec<_> = reading.members.iter().map(|(m, _)| key(m)).collect();
+    now.sort_unstable();
+    then.sort_unstable();
+    now == then
+}

@@ -1,0 +1,198 @@
+//! Checks before anything is changed: of etcd here, of each node by its agent.
+
+use std::collections::BTreeMap;
+
+use etcd_operator_api::member::{EtcdMember, PreflightSpec};
+use etcd_operator_plan::{HoldReason, Preflight, Readiness};
+use kube::ResourceExt;
+use semver::Version;
+
+use super::memory::Memory;
+use super::observe::{View, ips};
+use super::{Context, ControllerError, members};
+
+/// The oldest boot etcd that is accepted: the first 3.5 from which etcd's own upgrade path to 3.6 is safe (lessons, "etcd facts").
+const OLDEST_BOOT: Version = Version::new(3, 5, 26);
+/// How far a node's clock may be from the controller's, ms. A certificate begins 5 min in the past; etcd itself warns at 1 s.
+const CLOCK_SKEW_MS: u64 = 10_000;
+/// How long an agent may take before it is named as silent, ms.
+const AGENT_ANSWERS_MS: u64 = 60_000;
+
+/// What is known of the preflight.
+pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
+    if view.status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some()) {
+        return Preflight::Passed;
+    }
+    if let Some((reason, message)) = of_cluster(view).or_else(|| of_boot(view)) {
+        return Preflight::Failed { reason, message };
+    }
+    let Some((id, asked_ms)) = &memory.preflight else { return Preflight::NotRun };
+    let mut silent = Vec::new();
+    let mut failed = Vec::new();
+    for member in asked(view) {
+        let status = member.status.clone().unwrap_or_default();
+        let Some(answer) = status.preflight.filter(|p| p.id == *id) else {
+            silent.push(member.spec.node_name.clone());
+            continue;
+        };
+        failed.extend(answer.checks.iter().filter(|c| !c.ok).map(|c| format!("{}: {}: {}", member.spec.node_name, c.name, c.message)));
+        failed.extend(clock(view.now_ms, *asked_ms, status.clock_ms).map(|why| format!("{}: Clock: {why}", member.spec.node_name)));
+        if !status.problem.is_empty() {
+            failed.push(format!("{}: {}: {}", member.spec.node_name, status.problem, status.problem_message));
+        }
+    }
+    failed.sort();
+    failed.dedup();
+    if !failed.is_empty() {
+        return Preflight::Failed { reason: HoldReason::PreflightFailed, message: failed.join("; ") };
+    }
+    if silent.is_empty() {
+        return match boot_process(view) {
+            Some((reason, message)) => Preflight::Failed { reason, message },
+            None => Preflight::Passed,
+        };
+    }
+    if view.now_ms.saturating_sub(*asked_ms) > AGENT_ANSWERS_MS {
+        let message = format!(
+            "the agent on {} does not answer; look at its pod (kubectl -n {} get pods -l app.kubernetes.io/component=agent -o wide)",
+            silent.join(", "),
+            view.cluster.namespace().unwrap_or_default()
+        );
+        return Preflight::Failed { reason: HoldReason::PreflightFailed, message };
+    }
+    Preflight::Pending { missing: silent.join(", ") }
+}
+
+/// The EtcdMembers whose agents are asked: ready eligible nodes, and boot's.
+fn asked(view: &View) -> Vec<&EtcdMember> {
+    let usable = |m: &&EtcdMember| {
+        let node = view.nodes.iter().find(|n| n.name_any() == m.spec.node_name);
+        node.is_some_and(|n| super::observe::readiness(n) != Readiness::NotReady)
+    };
+    view.members.iter().filter(|m| m.spec.role != etcd_operator_api::member::Role::Boot).filter(usable).chain(view.boot_member()).collect()
+}
+
+fn clock(now_ms: u64, asked_ms: u64, theirs_ms: i64) -> Option<String> {
+    let theirs = u64::try_from(theirs_ms).unwrap_or(0);
+    let (earliest, latest) = (asked_ms.saturating_sub(CLOCK_SKEW_MS), now_ms + CLOCK_SKEW_MS);
+    if (earliest..=latest).contains(&theirs) {
+        return None;
+    }
+    let off = theirs.abs_diff(now_ms) / 1000;
+    Some(format!("its clock is {off} s away from the controller's; set up time synchronisation (chrony)"))
+}
+
+fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
+    if let Err(why) = &view.ca {
+        return Some((HoldReason::CaSecretUnusable, why.clone()));
+    }
+    let size = usize::try_from(view.cluster.spec.size).unwrap_or(0);
+    if view.nodes.is_empty() {
+        let labels: Vec<String> = view.cluster.spec.node_selector().into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        return Some((
+            HoldReason::NoControlNode,
+            format!("no node has the labels {}; label the control nodes or change spec.pod.nodeSelector", labels.join(",")),
+        ));
+    }
+    if view.nodes.len() < size {
+        let names: Vec<String> = view.nodes.iter().map(ResourceExt::name_any).collect();
+        return Some((
+            HoldReason::NotEnoughNodes,
+            format!(
+                "spec.size is {size}, but only {} node(s) match spec.pod.nodeSelector ({}); add nodes or lower spec.size",
+                view.nodes.len(),
+                names.join(", ")
+            ),
+        ));
+    }
+    let mut owners = BTreeMap::new();
+    for node in &view.nodes {
+        for ip in ips(node) {
+            if let Some(other) = owners.insert(ip, node.name_any()) {
+                let message = format!("nodes {other} and {} both claim {ip}; certificates name node IPs, so each must be unique", node.name_any());
+                return Some((HoldReason::PreflightFailed, message));
+            }
+        }
+    }
+    if view.cluster.spec.repository.is_empty() {
+        let message = "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
+        return Some((HoldReason::InvalidSpec, message.into()));
+    }
+    None
+}
+
+fn of_boot(view: &View) -> Option<(HoldReason, String)> {
+    let Ok(reading) = &view.etcd else { return None };
+    if reading.members.len() > 1 {
+        let names: Vec<String> = reading.members.iter().map(|(m, _)| format!("{} ({})", m.name, m.peer_urls.join(","))).collect();
+        return Some((
+            HoldReason::BootNotAlone,
+            format!("boot must be the only member of its cluster, but etcd lists {}; a pivot starts from one boot etcd", names.join(", ")),
+        ));
+    }
+    let (member, status) = reading.members.first()?;
+    if let Some(url) = member.peer_urls.iter().find(|u| u.contains("//127.") || u.contains("//localhost") || u.contains("//[::1]")) {
+        return Some((
+            HoldReason::BootPeerUrlLoopback,
+            format!("boot's peer URL is {url}, which no other node reaches; run `etcdctl member update {} --peer-urls=https://<boot's node IP>:<peer port>`", member.id),
+        ));
+    }
+    let version = status.as_ref()?.version.parse::<Version>().ok()?;
+    if version < OLDEST_BOOT {
+        return Some((HoldReason::BootTooOld, format!("boot runs etcd {version}; upgrade it to {OLDEST_BOOT} or newer first")));
+    }
+    let wanted = view.cluster.spec.plain_version().parse::<Version>().ok()?;
+    if (wanted.major, wanted.minor) != (version.major, version.minor) {
+        return Some((
+            HoldReason::InvalidSpec,
+            format!("spec.version is {wanted}, boot runs {version}: they must be of one minor version during the pivot; set spec.version to a {}.{}.x", version.major, version.minor),
+        ));
+    }
+    None
+}
+
+fn boot_process(view: &View) -> Option<(HoldReason, String)> {
+    let member = view.boot_member()?;
+    let boot = member.status.clone().unwrap_or_default().boot.unwrap_or_default();
+    if boot.process_found && boot.manifest.is_some() {
+        return None;
+    }
+    Some((
+        HoldReason::BootProcessNotFound,
+        format!(
+            "boot answers at {}, but the agent on {} finds {} of it; boot must be a static pod of that node: {}",
+            view.boot_endpoint().unwrap_or_default(),
+            member.spec.node_name,
+            if boot.process_found { "no static pod manifest" } else { "no etcd process" },
+            boot.message
+        ),
+    ))
+}
+
+/// Asks the agents.
+pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
+    let id = members::unique("preflight");
+    let boot = view.etcd.as_ref().ok().and_then(|r| r.members.first()).map(|(m, _)| m.clone());
+    let mut reach: Vec<String> = view.boot_endpoint().map(members::address).into_iter().collect();
+    reach.extend(boot.iter().flat_map(|m| m.peer_urls.iter()).map(|u| members::address(u)));
+    for member in asked(view) {
+        let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
+        let is_boot = member.spec.role == etcd_operator_api::member::Role::Boot;
+        let addresses = node.map(ips).unwrap_or_default();
+        let ports = if is_boot { Vec::new() } else { ports(addresses.first().map(ToString::to_string).unwrap_or_default()) };
+        let preflight = PreflightSpec { id: id.clone(), ports, reach: reach.clone() };
+        members::change(context, member, |spec| {
+            spec.nonce.clone_from(&id);
+            spec.preflight = Some(preflight);
+        })
+        .await?;
+    }
+    memory.preflight = Some((id, view.now_ms));
+    Ok(())
+}
+
+fn ports(ip: String) -> Vec<String> {
+    let on_node = [members::CLIENT_PORT, members::PEER_PORT].map(|p| format!("{ip}:{p}"));
+    let local = [members::METRICS_PORT, members::CLIENT_HTTP_PORT, members::PROBE_PORT].map(|p| format!("127.0.0.1:{p}"));
+    on_node.into_iter().chain(local).collect()
+}

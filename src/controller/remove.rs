@@ -1,0 +1,243 @@
+//! Drain, remove, kill (design D7.5): the one way in which a living member leaves.
+//!
+//! We hold a watch open on the member, so that its drain goes on; the one beside it (boot's agent, a member's keeper) sends SIGTERM; the
+//! closed listener is the sign; MemberRemove follows at once, with a deadline. Whoever signalled asks the other members himself and kills
+//! the process when it is no longer listed, or starts it again after 10 s. Nothing between signal and kill goes through the API.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use etcd_operator_api::member::{BootDrain, BootDrainStep, EtcdMember};
+use etcd_operator_etcd::client::EtcdClient;
+use etcd_operator_etcd::error::ErrorKind;
+use etcd_operator_etcd::ids::MemberId;
+use etcd_operator_plan::{NodeName, Removal};
+
+use super::memory::Memory;
+use super::observe::View;
+use super::{Context, ControllerError, api_error, etcd, members};
+use crate::clock;
+
+/// How long the signal may take to come after it was ordered: an agent that does not see the order in this time is not there.
+const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
+/// MemberRemove must be done this long after the signal and never later: after 7 s the drain is over, after 10 s it is started again.
+const REMOVE_WITHIN: Duration = Duration::from_secs(5);
+/// How often the listener is tried.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long the watch is held open after the removal, so that requests in flight can finish.
+const HOLD_AFTER: Duration = Duration::from_millis(300);
+
+/// Who leaves, and who stays.
+struct Leaving {
+    id: MemberId,
+    client: EtcdClient,
+    address: SocketAddr,
+    others: Vec<EtcdClient>,
+}
+
+/// Removes boot.
+pub(crate) async fn boot(
+    context: &Context,
+    view: &View,
+    memory: &mut Memory,
+    id: MemberId,
+    how: Removal,
+) -> Result<(), ControllerError> {
+    let leaving = leaving(view, memory, id).await?;
+    let attempt = match how {
+        Removal::Alive => return remove_now(&leaving, clock::instant()).await,
+        Removal::Drain { attempt } => attempt,
+    };
+    let Some(member) = view.boot_member() else { return Err(ControllerError::Object("boot has no EtcdMember".into())) };
+    let Ok(reading) = &view.etcd else { return Ok(()) };
+    let drain = BootDrain {
+        id: format!("drain-{}-{attempt}", reading.cluster_id),
+        member_id: id.to_string(),
+        cluster_id: reading.cluster_id.to_string(),
+        ask: leaving.others.iter().map(|c| c.endpoint().to_owned()).collect(),
+    };
+    // If boot doesn't answer, there is nothing to drain.
+    let watch = leaving.client.hold_watch().await;
+    let member = members::change(context, member, |spec| {
+        if let Some(boot) = &mut spec.boot {
+            boot.drain = Some(drain.clone());
+        }
+    })
+    .await?;
+    let signalled = signal_of_boot(context, &member, &drain.id, leaving.address).await;
+    let Some(at) = signalled else {
+        tracing::warn!("boot was not signalled in time, the order is taken back");
+        return take_back(context, &member).await;
+    };
+    let removed = remove_now(&leaving, at).await;
+    clock::sleep(HOLD_AFTER).await;
+    drop(watch);
+    removed
+}
+
+/// The sign that SIGTERM was sent: boot's listener is closed, or the agent says so.
+async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, address: SocketAddr) -> Option<Instant> {
+    let name = member.metadata.name.clone().unwrap_or_default();
+    let agent_says = async {
+        loop {
+            clock::sleep(LOOK_EVERY * 10).await;
+            let Ok(Some(member)) = context.members().get_opt(&name).await else { continue };
+            let boot = member.status.and_then(|s| s.boot).unwrap_or_default();
+            if boot.drain_id.as_deref() == Some(id) {
+                match boot.drain_step {
+                    Some(BootDrainStep::Signalled | BootDrainStep::Gone) => return true,
+                    Some(BootDrainStep::Failed | BootDrainStep::StartedAgain) => return false,
+                    None => {}
+                }
+            }
+        }
+    };
+    let listener_closes = async {
+        while !is_closed(address).await {
+            clock::sleep(LOOK_EVERY).await;
+        }
+        true
+    };
+    let sign = clock::within(SIGNAL_WITHIN, async {
+        tokio::select! {
+            sign = agent_says => sign,
+            sign = listener_closes => sign,
+        }
+    });
+    sign.await.unwrap_or(false).then(clock::instant)
+}
+
+async fn is_closed(address: SocketAddr) -> bool {
+    match clock::within(Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await {
+        Some(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        Some(Ok(_)) | None => false,
+    }
+}
+
+/// MemberRemove through the members that stay, until one says that it is done, or the time is over.
+async fn remove_now(leaving: &Leaving, since: Instant) -> Result<(), ControllerError> {
+    let mut last = None;
+    while since.elapsed() < REMOVE_WITHIN {
+        for other in &leaving.others {
+            let left = REMOVE_WITHIN.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            match clock::within(left, other.member_remove(leaving.id)).await {
+                Some(Ok(())) => {
+                    tracing::info!(member = %leaving.id, ms = since.elapsed().as_millis(), "member removed");
+                    return Ok(());
+                }
+                Some(Err(error)) if error.kind() == ErrorKind::MemberNotFound => return Ok(()),
+                Some(Err(error)) => last = Some(error),
+                None => {}
+            }
+        }
+        clock::sleep(LOOK_EVERY).await;
+    }
+    match last {
+        Some(error) => super::act::passing("MemberRemove", Err(error)),
+        None => Ok(()),
+    }
+}
+
+async fn leaving(view: &View, memory: &mut Memory, id: MemberId) -> Result<Leaving, ControllerError> {
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
+    let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
+    let mut urls: Vec<(bool, String)> = reading
+        .members
+        .iter()
+        .filter(|(m, s)| m.id != id && !m.is_learner && s.is_some())
+        .filter_map(|(m, _)| Some((Some(m.id) != leader, m.client_urls.first()?.clone())))
+        .collect();
+    urls.sort();
+    let mut others = Vec::new();
+    for (_, url) in &urls {
+        others.push(etcd::client(memory, url).await?);
+    }
+    let member = reading.members.iter().find(|(m, _)| m.id == id).map(|(m, _)| m);
+    let url = member.and_then(|m| m.client_urls.iter().find(|u| !u.contains("127.0.0.1"))).cloned().unwrap_or_default();
+    let address = members::address(&url).parse().map_err(|_| ControllerError::Object(format!("{id} has no client URL by IP: {url:?}")))?;
+    Ok(Leaving { id, client: etcd::client(memory, &url).await?, address, others })
+}
+
+/// Takes back an order that was not carried out. One that the agent has carried out in between takes its own course: it asks the
+/// members, and boot is started again by its kubelet.
+pub(crate) async fn withdraw(context: &Context, view: &View) -> Result<(), ControllerError> {
+    match view.boot_member() {
+        Some(member) => take_back(context, member).await,
+        None => Ok(()),
+    }
+}
+
+async fn take_back(context: &Context, member: &EtcdMember) -> Result<(), ControllerError> {
+    let name = member.metadata.name.clone().unwrap_or_default();
+    let fresh = context.members().get(&name).await.map_err(api_error("reading boot's EtcdMember"))?;
+    members::change(context, &fresh, |spec| {
+        if let Some(boot) = &mut spec.boot {
+            boot.drain = None;
+        }
+    })
+    .await
+    .map(drop)
+}
+
+/// Has boot's agent put its manifest away.
+pub(crate) async fn tombstone(context: &Context, view: &View) -> Result<(), ControllerError> {
+    let Some(member) = view.boot_member() else { return Ok(()) };
+    members::change(context, member, |spec| {
+        if let Some(boot) = &mut spec.boot {
+            boot.tombstone = Some(members::unique("tombstone"));
+        }
+    })
+    .await
+    .map(drop)
+}
+
+/// Removes a member of ours that may serve clients.
+pub(crate) async fn member(
+    context: &Context,
+    view: &View,
+    memory: &mut Memory,
+    node: &NodeName,
+    id: MemberId,
+) -> Result<(), ControllerError> {
+    let answers = view.status_of(id).is_some();
+    let is_learner = view.etcd.iter().flat_map(|r| &r.members).any(|(m, _)| m.id == id && m.is_learner);
+    let Some(object) = view.member_of(&node.0) else { return Err(ControllerError::Object(format!("{node} has no EtcdMember"))) };
+    // A learner serves no writes, and one that doesn't answer serves nothing: there is nothing to drain.
+    if is_learner || !answers {
+        return remove_listed(view, memory, id).await;
+    }
+    let leaving = leaving(view, memory, id).await?;
+    let watch = leaving.client.hold_watch().await;
+    members::change(context, object, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            seat.order.sequence += 1;
+            seat.order.drain = Some(members::unique("drain"));
+            seat.order.ask = leaving.others.iter().map(|c| c.endpoint().to_owned()).collect();
+        }
+    })
+    .await?;
+    let closed = clock::within(SIGNAL_WITHIN, async {
+        while !is_closed(leaving.address).await {
+            clock::sleep(LOOK_EVERY).await;
+        }
+    });
+    if closed.await.is_none() {
+        tracing::warn!(member = %id, "the member was not signalled in time; its keeper starts it again if it was");
+        return Ok(());
+    }
+    let removed = remove_now(&leaving, clock::instant()).await;
+    clock::sleep(HOLD_AFTER).await;
+    drop(watch);
+    removed
+}
+
+async fn remove_listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<(), ControllerError> {
+    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
+    let url = reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());
+    let Some(url) = url else { return Ok(()) };
+    let client = etcd::client(memory, url).await?;
+    super::act::passing("MemberRemove", client.member_remove(id).await)
+}

@@ -1,0 +1,381 @@
+//! What is written into the EtcdCluster: only what changed, and nothing at rest. Lag and other live numbers stay out of it.
+
+use etcd_operator_api::cluster::{Intent, Members, PivotStatus};
+use etcd_operator_api::condition::{self, Condition};
+use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
+use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Step, Tolerance, WaitFor};
+use kube::api::PostParams;
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+
+use super::endpoints::ready_voters;
+use super::etcd::is_distrust;
+use super::memory::Memory;
+use super::observe::View;
+use super::{Context, ControllerError, api_error, members};
+use crate::clock;
+
+/// The status that belongs to what was seen and planned.
+pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Observed, plan: &Plan) -> EtcdClusterStatus {
+    let mut status = view.status.clone();
+    status.observed_generation = view.cluster.metadata.generation.unwrap_or(0);
+    status.selector = format!("{}={}", members::CLUSTER_LABEL, view.name());
+    status.target_version = view.cluster.spec.plain_version().to_owned();
+    (status.reason, status.message) = words(view, seen, plan);
+    if let Ok(reading) = &view.etcd {
+        let boot = view.boot_id();
+        let ready = |(m, s): &&(etcd_operator_etcd::client::Member, Option<etcd_operator_etcd::client::MemberStatus>)| {
+            !m.is_learner && s.as_ref().is_some_and(|s| s.leader.is_some() && s.errors.is_empty())
+        };
+        let name = |m: &etcd_operator_etcd::client::Member| if m.name.is_empty() { m.id.to_string() } else { m.name.clone() };
+        status.members = Members {
+            ready: reading.members.iter().filter(ready).map(|(m, _)| name(m)).collect(),
+            unready: reading.members.iter().filter(|m| !ready(m)).map(|(m, _)| name(m)).collect(),
+        };
+        status.members.ready.sort();
+        status.members.unready.sort();
+        status.size = count(status.members.ready.len());
+        let mut versions: Vec<&str> = reading.members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.version.as_str()).collect();
+        versions.sort_unstable();
+        status.current_version = versions.first().copied().unwrap_or_default().to_owned();
+        // From here on no other cluster's answer counts.
+        status.cluster_id.get_or_insert_with(|| reading.cluster_id.to_string());
+        status.lineage = status.lineage.max(1);
+        status.endpoints = ready_voters(view);
+        if view.boot_endpoint().is_some() {
+            let pivot = status.pivot.get_or_insert_default();
+            pivot.boot_member_id = pivot.boot_member_id.take().or_else(|| boot.map(|id| id.to_string()));
+        }
+    } else {
+        status.size = 0;
+        status.members.unready.append(&mut status.members.ready);
+        status.members.unready.sort();
+    }
+    if view.boot_endpoint().is_some() {
+        pivot(view, memory, seen, plan, status.pivot.get_or_insert_default());
+    }
+    status.phase = phase(view, seen, plan, &status).to_owned();
+    // Passes of one controller follow each other: an intent of our own belongs to a step that is over.
+    if let Some(intent) = &status.intent
+        && (intent.holder == context.args.holder || clock::parse_rfc3339(&intent.expires).is_none_or(|until| until <= view.now_ms))
+    {
+        status.intent = None;
+    }
+    conditions(view, seen, plan, &mut status);
+    status
+}
+
+fn count(n: usize) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// The reason and the message. Before etcd was ever seen, a missing answer is boot's.
+fn words(view: &View, seen: &Observed, plan: &Plan) -> (String, String) {
+    match plan {
+        Plan::Do(step) => (String::new(), step_words(step)),
+        Plan::Wait { what, .. } => (what.to_string(), wait_words(seen, *what)),
+        Plan::Hold { reason: HoldReason::EtcdUnreachable, .. } if view.status.cluster_id.is_none() => unreachable_boot(view),
+        Plan::Hold { reason, next_step } => (reason.to_string(), next_step.clone()),
+        Plan::Done => (String::new(), String::new()),
+    }
+}
+
+fn unreachable_boot(view: &View) -> (String, String) {
+    let endpoint = view.boot_endpoint().unwrap_or_default();
+    let why = view.etcd.as_ref().err().cloned().unwrap_or_default();
+    if let Err(why) = &view.ca {
+        return (HoldReason::CaSecretUnusable.to_string(), why.clone());
+    }
+    if is_distrust(&why) {
+        return (
+            HoldReason::CaNotTrustedByBoot.to_string(),
+            format!(
+                "{endpoint} and the CA in Secret {} do not trust each other: put the CA that signed boot's certificates there ({why})",
+                view.cluster.spec.ca_secret()
+            ),
+        );
+    }
+    let advice = "check spec.selfHosted.bootMemberClientEndpoint, and that boot runs and listens there with TLS";
+    (HoldReason::BootUnreachable.to_string(), format!("no answer from boot: {why}; {advice}"))
+}
+
+fn step_words(step: &Step) -> String {
+    match step {
+        Step::RunPreflight => "asking the agents to check their nodes".into(),
+        Step::SnapshotBoot => "having a snapshot of boot taken".into(),
+        Step::AssignSeats { nodes } => {
+            format!("preparing members on {}", nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+        }
+        Step::AddLearner { node } => format!("adding a learner on {node}"),
+        Step::StartMember { node, .. } => format!("starting the member on {node}"),
+        Step::CountClients => "counting the clients of boot and of the new members".into(),
+        Step::Promote { node, .. } => format!("promoting the learner on {node}"),
+        Step::CheckGate => "comparing the members' data, writing and reading through each".into(),
+        Step::MoveLeader { to, .. } => format!("moving the leadership to {to}"),
+        Step::RemoveBoot { .. } => "removing boot".into(),
+        Step::WithdrawBootDrain => "taking back an order to stop boot".into(),
+        Step::TombstoneBoot => "putting boot's manifest away".into(),
+        Step::RemoveMember { node, .. } => format!("removing the member on {node}"),
+        Step::Unseat { node } => format!("giving back the seat of {node}"),
+    }
+}
+
+fn wait_words(seen: &Observed, what: WaitFor) -> String {
+    match what {
+        WaitFor::Unpause => "spec.paused is true".into(),
+        WaitFor::Agents => "agents that have not answered yet".into(),
+        WaitFor::PreflightChecks => match &seen.preflight {
+            Preflight::Pending { missing } => format!("waiting for the checks of {missing}"),
+            Preflight::NotRun | Preflight::Passed | Preflight::Failed { .. } => String::new(),
+        },
+        WaitFor::BootSnapshot => "a snapshot of boot is being taken on its node".into(),
+        WaitFor::MembersPrepared => {
+            let missing = |s: &etcd_operator_plan::Seat| match &s.keeper {
+                etcd_operator_plan::KeeperView::NotPrepared { why } => Some(format!("{}: {why}", s.node)),
+                _ => None,
+            };
+            seen.seats.iter().filter_map(missing).collect::<Vec<_>>().join("; ")
+        }
+        WaitFor::LearnerStarts => "a learner was added and is starting".into(),
+        WaitFor::LearnerCatchesUp => "a learner is receiving the data".into(),
+        WaitFor::VotersHealthy => "not all voters are healthy".into(),
+        WaitFor::ApiServersConnect => "the API servers have not all connected to the new members yet".into(),
+        WaitFor::BootRemovalGate => match &seen.gate {
+            etcd_operator_plan::Gate::NotYet { why, .. } => why.clone(),
+            _ => String::new(),
+        },
+        WaitFor::BootDrain => "boot was told to stop".into(),
+        WaitFor::BootTombstone => "boot's manifest is being put away".into(),
+        WaitFor::MemberDrain => "a member was told to stop".into(),
+    }
+}
+
+/// Where the pivot is, from the plan.
+fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut PivotStatus) {
+    let phase = pivot_phase(seen, plan).unwrap_or(&pivot.phase).to_owned();
+    if phase != pivot.phase {
+        pivot.since = clock::rfc3339(view.now_ms);
+        pivot.phase = phase;
+    }
+    if pivot.preflight_id.is_none() && seen.preflight == Preflight::Passed {
+        pivot.preflight_id = memory.preflight.as_ref().map(|(id, _)| id.clone());
+    }
+    if pivot.listening_since.is_none() {
+        pivot.listening_since = memory.listening_since.map(clock::rfc3339);
+    }
+    let snapshot = view.boot_member().and_then(|b| Some((b, b.status.as_ref()?.boot.as_ref()?.snapshot.as_ref()?)));
+    if let Some((boot, snapshot)) = snapshot {
+        pivot.snapshot = Some(format!("{}:{}", boot.spec.node_name, snapshot.path));
+    }
+    let listed = view.etcd.as_ref().ok().map(|r| r.members.iter().any(|(m, _)| Some(m.id) == view.boot_id()));
+    if pivot.boot_removed.is_none() && pivot.boot_member_id.is_some() && listed == Some(false) {
+        pivot.boot_removed = Some(clock::rfc3339(view.now_ms));
+    }
+}
+
+/// `None` = the phase stays what it was.
+fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
+    let aborting = seen.spec.abort;
+    Some(match plan {
+        Plan::Do(Step::RunPreflight) | Plan::Wait { what: WaitFor::PreflightChecks | WaitFor::Agents, .. } => "Preflight",
+        Plan::Do(Step::SnapshotBoot) | Plan::Wait { what: WaitFor::BootSnapshot, .. } => "Snapshot",
+        Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared, .. } => "Preparing",
+        Plan::Do(Step::RemoveMember { .. } | Step::Unseat { .. }) => "Aborting",
+        Plan::Do(Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. })
+        | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => {
+            if is_out(seen) { "Complete" } else { "Joining" }
+        }
+        Plan::Do(Step::CountClients) | Plan::Wait { what: WaitFor::ApiServersConnect, .. } => "WaitingForClients",
+        Plan::Do(Step::CheckGate) | Plan::Wait { what: WaitFor::BootRemovalGate, .. } => "Gate",
+        Plan::Do(Step::MoveLeader { .. }) => if aborting { "Aborting" } else { "MovingLeader" },
+        Plan::Do(Step::RemoveBoot { .. } | Step::WithdrawBootDrain) | Plan::Wait { what: WaitFor::BootDrain, .. } => "RemovingBoot",
+        Plan::Do(Step::TombstoneBoot) | Plan::Wait { what: WaitFor::BootTombstone, .. } => "Tombstone",
+        Plan::Done if seen.spec.preflight_only && !is_out(seen) => "PreflightPassed",
+        Plan::Done if aborting && !is_out(seen) => "Aborted",
+        Plan::Done if is_out(seen) => "Complete",
+        Plan::Done => "BootKept",
+        Plan::Hold { reason: HoldReason::ApiServerOnBootMember, .. } => "WaitingForClients",
+        Plan::Hold { reason: HoldReason::HashMismatch, .. } => "Gate",
+        Plan::Hold { .. } | Plan::Wait { what: WaitFor::Unpause | WaitFor::MemberDrain, .. } => return None,
+    })
+}
+
+/// Whether boot was seen and is no longer listed.
+fn is_out(seen: &Observed) -> bool {
+    match (&seen.boot, &seen.etcd) {
+        (Boot::Member { id: Some(id), .. }, etcd_operator_plan::Etcd::Known { members, .. }) => !members.iter().any(|m| m.id == *id),
+        _ => false,
+    }
+}
+
+fn phase(view: &View, seen: &Observed, plan: &Plan, status: &EtcdClusterStatus) -> &'static str {
+    let has_voter = match &seen.etcd {
+        etcd_operator_plan::Etcd::Known { members, .. } => {
+            members.iter().any(|m| !m.is_learner && seen.seats.iter().any(|s| m.peer_urls.contains(&s.peer_url)))
+        }
+        etcd_operator_plan::Etcd::Unknown { .. } => false,
+    };
+    if has_voter || view.status.phase == "Running" {
+        return "Running";
+    }
+    let unreachable = [HoldReason::EtcdUnreachable, HoldReason::BootUnreachable].iter().any(|r| r.as_str() == status.reason);
+    match plan {
+        Plan::Hold { .. } if !unreachable => "Failed",
+        Plan::Hold { .. } | Plan::Do(_) | Plan::Wait { .. } | Plan::Done => "Creating",
+    }
+}
+
+fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdClusterStatus) {
+    let time = clock::rfc3339(view.now_ms);
+    let generation = status.observed_generation;
+    let mut all = std::mem::take(&mut status.conditions);
+    let mut set = |type_: &str, on: bool, reason: &str, message: &str| {
+        let new = Condition {
+            type_: type_.into(),
+            status: if on { "True" } else { "False" }.into(),
+            reason: if reason.is_empty() { type_ } else { reason }.into(),
+            message: message.into(),
+            last_transition_time: time.clone(),
+            observed_generation: generation,
+        };
+        condition::set(&mut all, new);
+    };
+    let (reason, message) = (status.reason.as_str(), status.message.as_str());
+    let tolerance = match &seen.etcd {
+        etcd_operator_plan::Etcd::Known { members, .. } => Some(Tolerance::of(members)),
+        etcd_operator_plan::Etcd::Unknown { .. } => None,
+    };
+    let available = tolerance.is_some_and(|t| t >= Tolerance(0));
+    set("Available", available, if available { "QuorumHealthy" } else { "NoQuorum" }, if available { "" } else { message });
+    let moving = matches!(plan, Plan::Do(_) | Plan::Wait { .. });
+    set("Progressing", moving, if moving && reason.is_empty() { "StepUnderWay" } else { reason }, message);
+    let unready = status.members.unready.join(", ");
+    let held = matches!(plan, Plan::Hold { .. });
+    let degraded = held || (!moving && !unready.is_empty());
+    let why = if held { (reason, message) } else if degraded { ("MembersUnready", unready.as_str()) } else { ("AsExpected", "") };
+    set("Degraded", degraded, why.0, why.1);
+    let complete = match &seen.boot {
+        Boot::None => true,
+        Boot::Member { .. } => is_out(seen) && status.pivot.as_ref().is_some_and(|p| p.phase == "Complete"),
+    };
+    if view.boot_endpoint().is_some() {
+        set("PivotComplete", complete, if complete { "BootRemoved" } else { "BootIsMember" }, if complete { "" } else { message });
+    }
+    let wanted = usize::try_from(seen.spec.size).unwrap_or(0);
+    let ready = *plan == Plan::Done && complete && status.members.ready.len() == wanted && status.members.unready.is_empty();
+    set("Ready", ready, if ready { "AsWanted" } else if reason.is_empty() { "NotYet" } else { reason }, if ready { "" } else { message });
+    let ignored = view.cluster.spec.ignored_fields();
+    if !ignored.is_empty() {
+        let message = format!("accepted and without effect: {}; see docs/compatibility.md", ignored.join(", "));
+        set("FieldIgnored", true, "FieldIgnored", &message);
+    } else {
+        all.retain(|c| c.type_ != "FieldIgnored");
+    }
+    status.conditions = all;
+}
+
+/// Writes the status if it changed, with the resourceVersion that was read; an Event for a new hold. Returns the object as it is now.
+pub(crate) async fn write(
+    context: &Context,
+    view: &View,
+    status: EtcdClusterStatus,
+    plan: &Plan,
+    memory: &mut Memory,
+) -> Result<EtcdCluster, ControllerError> {
+    if view.cluster.status.as_ref() == Some(&status) {
+        return Ok(view.cluster.clone());
+    }
+    let event = match plan {
+        Plan::Hold { .. } => Some((EventType::Warning, status.reason.clone(), status.message.clone())),
+        Plan::Done if status.pivot.as_ref().is_some_and(|p| p.phase == "Complete") => {
+            Some((EventType::Normal, "PivotComplete".into(), "boot is out; the members on the nodes serve alone".into()))
+        }
+        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => None,
+    };
+    let written = replace(context, EtcdCluster { status: Some(status), ..view.cluster.clone() }).await?;
+    if let Some((type_, reason, note)) = event
+        && memory.last_event != note
+    {
+        memory.last_event.clone_from(&note);
+        publish(context, &view.cluster, type_, reason, note).await;
+    }
+    Ok(written)
+}
+
+/// Announces a disruptive step, or takes the announcement back. Fails if anybody wrote in between: the pass is then repeated.
+pub(crate) async fn set_intent(
+    context: &Context,
+    mut object: EtcdCluster,
+    intent: Option<Intent>,
+) -> Result<EtcdCluster, ControllerError> {
+    object.status.get_or_insert_default().intent = intent;
+    replace(context, object).await
+}
+
+async fn replace(context: &Context, object: EtcdCluster) -> Result<EtcdCluster, ControllerError> {
+    let name = object.name_any();
+    let what = "writing the EtcdCluster's status";
+    context.clusters().replace_status(&name, &PostParams::default(), &object).await.map_err(api_error(what))
+}
+
+/// An Event per membership step.
+pub(crate) async fn event(context: &Context, view: &View, step: &Step, error: Option<&ControllerError>) {
+    let (type_, note) = match error {
+        None => (EventType::Normal, step_words(step)),
+        Some(error) => (EventType::Warning, format!("{}: {error}", step_words(step))),
+    };
+    let reason = match step {
+        Step::AddLearner { .. } => "AddLearner",
+        Step::Promote { .. } => "Promote",
+        Step::MoveLeader { .. } => "MoveLeader",
+        Step::RemoveBoot { .. } => "RemoveBoot",
+        Step::RemoveMember { .. } => "RemoveMember",
+        _ => return,
+    };
+    publish(context, &view.cluster, type_, reason.into(), note).await;
+}
+
+/// An Event that cannot be written is only logged: it must not stop the work.
+async fn publish(context: &Context, cluster: &EtcdCluster, type_: EventType, reason: String, mut note: String) {
+    // The API refuses longer ones.
+    while note.len() > 1000 {
+        note.pop();
+    }
+    let event = Event { type_, reason: reason.clone(), note: Some(note), action: reason, secondary: None };
+    if let Err(error) = context.recorder.publish(&event, &cluster.object_ref(&())).await {
+        tracing::debug!(error = %error, "Event not written");
+    }
+}
+
+/// An EtcdCluster outside the operator's namespace is told so, once, and otherwise left alone.
+pub(crate) async fn refuse_namespace(context: &Context, cluster: &EtcdCluster) -> Result<(), ControllerError> {
+    let message = format!(
+        "EtcdClusters are honoured in namespace {} only, as they are root on the control plane; create it there",
+        context.args.namespace
+    );
+    let mut status = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation.unwrap_or(0);
+    if status.reason == "WrongNamespace" && status.observed_generation == generation {
+        return Ok(());
+    }
+    status.phase = "Failed".into();
+    status.reason = "WrongNamespace".into();
+    status.message.clone_from(&message);
+    status.observed_generation = generation;
+    let ready = Condition {
+        type_: "Ready".into(),
+        status: "False".into(),
+        reason: "WrongNamespace".into(),
+        message,
+        last_transition_time: clock::now_rfc3339(),
+        observed_generation: generation,
+    };
+    condition::set(&mut status.conditions, ready);
+    let namespace = cluster.metadata.namespace.clone().unwrap_or_default();
+    let api: kube::Api<EtcdCluster> = kube::Api::namespaced(context.client.clone(), &namespace);
+    let object = EtcdCluster { status: Some(status), ..cluster.clone() };
+    api.replace_status(&cluster.name_any(), &PostParams::default(), &object)
+        .await
+        .map_err(api_error("refusing an EtcdCluster in another namespace"))
+        .map(drop)
+}

@@ -1,0 +1,222 @@
+//! The EtcdMembers: that there is one per eligible node and one for boot, that their certificates are signed, and what they say.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, Role};
+use etcd_operator_plan as plan;
+use kube::ResourceExt;
+
+use super::memory::Memory;
+use super::observe::{View, ips, is_fresh};
+use super::{Context, ControllerError, members};
+use crate::pki::{self, Ca, Usage};
+
+/// Creates what is missing, and signs what is asked for. Nothing here touches etcd.
+pub(crate) async fn ensure(context: &Context, view: &View) -> Result<(), ControllerError> {
+    let cluster = view.name();
+    for node in &view.nodes {
+        let node = node.name_any();
+        if view.member_of(&node).is_none() {
+            let spec = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
+            members::create(context, &members::name_of(&cluster, &node), spec).await?;
+        }
+    }
+    if let (Some(endpoint), Some(node)) = (view.boot_endpoint(), &view.boot_node)
+        && view.boot_member().is_none()
+    {
+        let mut spec = members::blank(&cluster, node, Role::Boot, view.status.lineage);
+        let client_endpoint = endpoint.to_owned();
+        spec.boot = Some(BootSpec { client_endpoint, snapshot: None, drain: None, tombstone: None });
+        members::create(context, &members::boot_name(&cluster), spec).await?;
+    }
+    let Ok(ca) = &view.ca else { return Ok(()) };
+    for member in &view.members {
+        if let Some(certificates) = certificates(view, ca, member)? {
+            members::change(context, member, |spec| spec.certificates = Some(certificates)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Certificates that have to be signed: none yet, made for another key, or two thirds of their life over.
+fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Certificates>, ControllerError> {
+    let Some(csr) = member.status.as_ref().and_then(|s| s.csr.as_ref()) else { return Ok(None) };
+    let good = |cert: Option<&String>, csr: Option<&String>| match (cert, csr) {
+        (Some(cert), Some(csr)) => pki::matches(cert, csr) && !pki::is_due(cert, view.now_ms),
+        (_, None) => true,
+        (None, Some(_)) => false,
+    };
+    if let Some(have) = &member.spec.certificates
+        && good(Some(&have.client), Some(&csr.client))
+        && good(have.peer.as_ref(), csr.peer.as_ref())
+        && good(have.server.as_ref(), csr.server.as_ref())
+    {
+        return Ok(None);
+    }
+    let node = &member.spec.node_name;
+    let addresses: Vec<IpAddr> = view.nodes.iter().find(|n| n.name_any() == *node).map(ips).unwrap_or_default();
+    let sign = |csr: Option<&String>, usage| csr.map(|c| ca.sign(c, node, usage, &addresses, view.now_ms)).transpose();
+    Ok(Some(Certificates {
+        ca: ca.pem().to_owned(),
+        peer: sign(csr.peer.as_ref(), Usage::Peer)?,
+        server: sign(csr.server.as_ref(), Usage::Server)?,
+        client: ca.sign(&csr.client, node, Usage::Client, &[], view.now_ms)?,
+    }))
+}
+
+/// A seat, as the planner takes it.
+pub(crate) fn seat(view: &View, member: &EtcdMember) -> plan::Seat {
+    let order = member.spec.seat.as_ref().map(|s| &s.order);
+    let ordered = order.and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
+    let status = member.status.clone().unwrap_or_default();
+    plan::Seat {
+        node: plan::NodeName(member.spec.node_name.clone()),
+        member_name: order.map(|o| o.member_name.clone()).unwrap_or_default(),
+        peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
+        ordered: ordered.map(plan::MemberId),
+        keeper: keeper(view, member),
+        problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
+    }
+}
+
+fn keeper(view: &View, member: &EtcdMember) -> plan::KeeperView {
+    let missing = |why: String| plan::KeeperView::NotPrepared { why };
+    let status = member.status.clone().unwrap_or_default();
+    if !status.problem.is_empty() {
+        return missing(format!("{}: {}", status.problem, status.problem_message));
+    }
+    if member.spec.certificates.is_none() {
+        return missing("its certificates are not signed yet: the agent has not sent its requests".into());
+    }
+    let Some(keeper) = status.keeper else { return missing("its keeper has not been heard of: is the image there?".into()) };
+    let running = keeper.phase == "Running";
+    if !running && !is_fresh(member) {
+        return missing("its agent has not answered".into());
+    }
+    let wanted = view.cluster.spec.plain_version();
+    match keeper.etcd_version.as_deref() {
+        Some(version) if version == wanted => {}
+        Some(version) => return missing(format!("its image holds etcd {version}, not {wanted}")),
+        None => return missing("its keeper has not run etcd from the image yet".into()),
+    }
+    match keeper.phase.as_str() {
+        "Running" => plan::KeeperView::Running,
+        "Refused" => plan::KeeperView::Refused { reason: keeper.reason, message: keeper.message },
+        "Stopped" | "Draining" => plan::KeeperView::Stopped,
+        _ => plan::KeeperView::Waiting { reason: keeper.reason },
+    }
+}
+
+/// Boot, as the planner takes it.
+pub(crate) fn boot(view: &View) -> plan::Boot {
+    if view.boot_endpoint().is_none() {
+        return plan::Boot::None;
+    }
+    let id = view.boot_id().map(|id| plan::MemberId(id.0));
+    let Some(member) = view.boot_member() else {
+        return plan::Boot::Member {
+            id,
+            host: plan::BootHost::Elsewhere,
+            snapshot: plan::Snapshot::Impossible,
+            drain: plan::BootDrain::None,
+            tombstone: plan::Tombstone::Impossible,
+        };
+    };
+    let status = member.status.clone().unwrap_or_default().boot.unwrap_or_default();
+    let orders = member.spec.boot.clone();
+    let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
+    plan::Boot::Member {
+        id,
+        host: if status.process_found && status.manifest.is_some() { plan::BootHost::StaticPod } else { plan::BootHost::NotFound },
+        snapshot: match (&wanted, &status.snapshot) {
+            (None, _) => plan::Snapshot::None,
+            (Some(id), Some(taken)) if taken.id == *id => plan::Snapshot::Taken,
+            (Some(_), _) => plan::Snapshot::Pending,
+        },
+        drain: drain(orders.as_ref(), status.drain_id.as_deref(), status.drain_step),
+        tombstone: match orders.as_ref().and_then(|b| b.tombstone.as_ref()) {
+            None => plan::Tombstone::None,
+            Some(id) if status.tombstone_id.as_ref() == Some(id) => plan::Tombstone::Set,
+            Some(_) => plan::Tombstone::Pending,
+        },
+    }
+}
+
+/// A drain's ID ends in its attempt: `drain-<cluster>-<attempt>`.
+pub(crate) fn attempt_of(id: &str) -> u32 {
+    id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+/// What the agent says counts even if the order was taken back in between: a signal cannot be.
+fn drain(orders: Option<&BootSpec>, seen: Option<&str>, step: Option<BootDrainStep>) -> plan::BootDrain {
+    let ordered = orders.and_then(|b| b.drain.as_ref()).map(|d| d.id.as_str());
+    match (ordered, seen, step) {
+        (Some(id), Some(seen), Some(step)) if id == seen => answered(step, attempt_of(id)),
+        (Some(id), _, _) => plan::BootDrain::Ordered { attempt: attempt_of(id) },
+        (None, Some(seen), Some(BootDrainStep::Signalled)) => plan::BootDrain::Signalled { attempt: attempt_of(seen) },
+        (None, _, _) => plan::BootDrain::None,
+    }
+}
+
+fn answered(step: BootDrainStep, attempt: u32) -> plan::BootDrain {
+    match step {
+        BootDrainStep::Signalled => plan::BootDrain::Signalled { attempt },
+        BootDrainStep::Gone => plan::BootDrain::Gone,
+        BootDrainStep::StartedAgain => plan::BootDrain::StartedAgain { attempt },
+        BootDrainStep::Failed => plan::BootDrain::Failed { attempt },
+    }
+}
+
+/// The listeners whose clients are counted: boot's first, then the seats' in their order.
+pub(crate) fn listeners(view: &View) -> Vec<String> {
+    let boot = view.boot_endpoint().map(members::address);
+    boot.into_iter()
+        .chain(view.seats().iter().filter_map(|m| m.spec.seat.as_ref()).map(|s| members::address(&s.order.client_url)))
+        .collect()
+}
+
+/// Who is connected to boot and to the new members, without our own connections.
+pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
+    let unknown = |missing: String| plan::ClientCounts::Unknown { missing };
+    let Some(nonce) = &memory.count else { return unknown("not asked for".into()) };
+    let Some(since) = listening_since(view, memory) else { return unknown("the new members do not all listen yet".into()) };
+    let mut counts: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    for member in &view.members {
+        let status = member.status.clone().unwrap_or_default();
+        let asked = !member.spec.count_clients.is_empty() || !member.spec.count_own.is_empty();
+        if asked && (member.spec.nonce != *nonce || status.observed_nonce != *nonce) {
+            return unknown(format!("the agent of {} has not answered", member.spec.node_name));
+        }
+        for seen in &status.clients {
+            let remotes = counts.entry(seen.listener.clone()).or_default();
+            seen.remotes.iter().for_each(|(ip, n)| *remotes.entry(ip.clone()).or_default() += n);
+        }
+    }
+    for own in view.members.iter().filter_map(|m| m.status.as_ref()).flat_map(|s| s.own.iter()) {
+        let remotes = counts.entry(own.to.clone()).or_default();
+        own.locals.iter().for_each(|(ip, n)| *remotes.entry(ip.clone()).or_default() -= n);
+    }
+    let listeners = listeners(view);
+    let Some((boot, ours)) = listeners.split_first() else { return unknown("no boot member".into()) };
+    let count = |listener: &String, ip: &String| {
+        counts.get(listener).and_then(|r| r.get(ip)).and_then(|n| u32::try_from((*n).max(0)).ok()).unwrap_or(0)
+    };
+    let remotes = counts.get(boot).cloned().unwrap_or_default();
+    plan::ClientCounts::Known {
+        listening_since_ms: since,
+        remotes: remotes
+            .keys()
+            .map(|ip| plan::RemoteClient {
+                ip: ip.clone(),
+                to_boot: count(boot, ip),
+                to_members: ours.iter().map(|l| count(l, ip)).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn listening_since(view: &View, memory: &Memory) -> Option<u64> {
+    let recorded = view.status.pivot.as_ref().and_then(|p| p.listening_since.as_deref());
+    recorded.and_then(crate::clock::parse_rfc3339).or(memory.listening_since)
+}

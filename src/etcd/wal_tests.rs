@@ -1,0 +1,178 @@
+//! Logs written here byte by byte. Against directories of a real etcd the reader is tested with the keeper.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs;
+
+use super::*;
+
+const OWNER: Owner = Owner { cluster: ClusterId(0xc1), member: MemberId(0xa1) };
+
+/// Writes segments as etcd does.
+struct Writer {
+    bytes: Vec<u8>,
+    crc: u32,
+}
+
+impl Writer {
+    fn after(crc: u32) -> Self {
+        let mut writer = Self { bytes: Vec::new(), crc };
+        writer.frame(&Record { kind: CRC, crc, data: Vec::new() });
+        writer.record(METADATA, &Metadata { node_id: OWNER.member.0, cluster_id: OWNER.cluster.0 });
+        writer
+    }
+    fn frame(&mut self, record: &Record) {
+        let body = record.encode_to_vec();
+        let padding = (8 - body.len() % 8) % 8;
+        let mut word = body.len() as u64;
+        if padding != 0 {
+            word |= (0x80 | padding as u64) << 56;
+        }
+        self.bytes.extend(word.to_le_bytes());
+        self.bytes.extend(body);
+        self.bytes.extend(std::iter::repeat_n(0, padding));
+    }
+    fn record(&mut self, kind: i64, message: &impl Message) {
+        let data = message.encode_to_vec();
+        self.crc = crc32c(self.crc, &data);
+        self.frame(&Record { kind, crc: self.crc, data });
+    }
+    fn entry(&mut self, term: u64, index: u64) {
+        self.record(ENTRY, &Entry { term, index });
+    }
+    fn preallocated(mut self) -> Vec<u8> {
+        self.bytes.resize(self.bytes.len() + 512, 0);
+        self.bytes
+    }
+}
+
+fn two_segments() -> (Vec<u8>, Vec<u8>) {
+    let mut first = Writer::after(0);
+    first.record(SNAPSHOT, &SnapshotMark { index: 0, term: 0 });
+    first.entry(1, 1);
+    first.record(HARD_STATE, &HardState { term: 1, vote: 0xa1, commit: 1 });
+    let mut second = Writer::after(first.crc);
+    second.entry(1, 2);
+    second.entry(1, 3);
+    second.entry(2, 2);
+    second.record(HARD_STATE, &HardState { term: 2, vote: 0xa2, commit: 1 });
+    (first.bytes, second.preallocated())
+}
+
+fn data_dir(first: &[u8], second: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let wal = dir.path().join("member/wal");
+    fs::create_dir_all(&wal).unwrap();
+    fs::create_dir_all(dir.path().join("member/snap")).unwrap();
+    fs::write(dir.path().join("member/snap/db"), b"db").unwrap();
+    fs::write(wal.join("0000000000000000-0000000000000000.wal"), first).unwrap();
+    fs::write(wal.join("0000000000000001-0000000000000002.wal"), second).unwrap();
+    fs::write(wal.join("1.tmp"), [0; 64]).unwrap();
+    dir
+}
+
+#[test]
+fn crc_is_castagnoli_and_can_be_continued() {
+    assert_eq!(crc32c(0, b"123456789"), 0xe306_9283);
+    assert_eq!(crc32c(crc32c(0, b"1234"), b"56789"), 0xe306_9283);
+}
+
+#[test]
+fn reads_owner_and_reach_across_segments_and_overwritten_entries() {
+    let (first, second) = two_segments();
+    let dir = data_dir(&first, &second);
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Intact(OWNER));
+    let expected = Reach { term: 2, vote: 0xa2, commit: 1, last_term: 2, last_index: 2, torn: false };
+    assert_eq!(reach(&dir.path().join("member/wal")).unwrap(), expected);
+}
+
+#[test]
+fn a_log_cut_at_any_byte_is_read_or_refused_but_never_panics() {
+    let (first, second) = two_segments();
+    let dir = data_dir(&first, &second);
+    let wal = dir.path().join("member/wal");
+    let last = wal.join("0000000000000001-0000000000000002.wal");
+    for length in 0..second.len() {
+        fs::write(&last, &second[..length]).unwrap();
+        // A tail may be torn; what was read before it is a prefix of the whole.
+        let got = reach(&wal).unwrap();
+        assert!(got.last_index <= 3 && got.term <= 2, "{length}: {got:?}");
+    }
+    let path = wal.join("0000000000000000-0000000000000000.wal");
+    for length in 0..first.len() {
+        fs::write(&path, &first[..length]).unwrap();
+        let whole_head = owner(&wal).is_ok();
+        assert_eq!(matches!(classify(dir.path()).unwrap(), DataDir::Intact(_)), whole_head);
+        assert!(length > 16 || !whole_head, "an owner from {length} bytes");
+        fs::write(&last, &second).unwrap();
+        assert!(reach(&wal).is_err(), "a cut first segment does not continue in the second: {length}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_the_head_never_yields_another_owner() {
+    let (first, second) = two_segments();
+    let dir = data_dir(&first, &second);
+    let wal = dir.path().join("member/wal");
+    let path = wal.join("0000000000000000-0000000000000000.wal");
+    for at in 0..first.len() {
+        for bit in 0..8 {
+            let mut bytes = first.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(got) = owner(&wal) {
+                assert_eq!(got, OWNER, "byte {at}, bit {bit}");
+            }
+            let _ = reach(&wal);
+        }
+    }
+}
+
+#[test]
+fn a_log_whose_first_segments_were_purged_begins_with_a_crc_of_its_own() {
+    let (_, second) = two_segments();
+    let dir = data_dir(&second, &second);
+    fs::remove_file(dir.path().join("member/wal/0000000000000000-0000000000000000.wal")).unwrap();
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Intact(OWNER));
+    assert_eq!(reach(&dir.path().join("member/wal")).unwrap().last_index, 2);
+}
+
+#[test]
+fn a_missing_segment_is_found() {
+    let (first, second) = two_segments();
+    let dir = data_dir(&first, &second);
+    let wal = dir.path().join("member/wal");
+    fs::rename(wal.join("0000000000000001-0000000000000002.wal"), wal.join("0000000000000003-0000000000000002.wal")).unwrap();
+    assert!(matches!(reach(&wal), Err(WalError::Gap(1))));
+}
+
+#[test]
+fn a_database_or_a_log_alone_is_damage_not_emptiness() {
+    let (first, second) = two_segments();
+    let dir = data_dir(&first, &second);
+    fs::remove_file(dir.path().join("member/snap/db")).unwrap();
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::WalWithoutDb));
+    fs::write(dir.path().join("member/snap/db"), b"db").unwrap();
+    fs::remove_dir_all(dir.path().join("member/wal")).unwrap();
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::DbWithoutWal));
+    // A log that was never renamed into place, or only preallocated files, make no difference.
+    fs::create_dir_all(dir.path().join("member/wal.tmp")).unwrap();
+    fs::create_dir_all(dir.path().join("member/wal")).unwrap();
+    fs::write(dir.path().join("member/wal/0.tmp"), [0; 64]).unwrap();
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::DbWithoutWal));
+}
+
+#[test]
+fn empty_is_what_holds_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(classify(&dir.path().join("nothing")).unwrap(), DataDir::Empty);
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Empty);
+    for sub in ["lost+found", "member/snap", "member/wal.tmp"] {
+        fs::create_dir_all(dir.path().join(sub)).unwrap();
+    }
+    fs::write(dir.path().join("member/wal.tmp/0.wal"), b"x").unwrap();
+    fs::write(dir.path().join("member/.touch"), b"").unwrap();
+    assert_eq!(classify(dir.path()).unwrap(), DataDir::Empty);
+    fs::write(dir.path().join("member/snap/0000000000000002-0000000000000005.snap"), b"x").unwrap();
+    assert!(matches!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::Strange(_))));
+}

@@ -1,0 +1,127 @@
+//! Asking the cluster's members who is a member: linearizable, in parallel, and only the right cluster's answer counts.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use etcd_operator_etcd::client::{EtcdClient, Members, Tls};
+use etcd_operator_etcd::ids::ClusterId;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::clock::sleep;
+use crate::contract::{Order, State};
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A list that a quorum of the right cluster agreed on.
+    Members(Members),
+    /// None; why, per endpoint.
+    Nothing(String),
+}
+
+/// Whom to ask: the order's endpoints and those last seen, without this member's own.
+#[must_use]
+pub fn others(order: &Order, state: &State) -> Vec<String> {
+    let all: BTreeSet<&String> = order.ask.iter().chain(&state.known_endpoints).collect();
+    all.into_iter().filter(|url| **url != order.etcd.client_url).cloned().collect()
+}
+
+/// Asks all endpoints at once. The first good answer wins; when all have failed it does not wait for the rest of `limit`.
+pub async fn ask(pki: &Path, endpoints: &[String], cluster: ClusterId, limit: Duration) -> Answer {
+    let tls = match Tls::read(pki) {
+        Ok(tls) => tls,
+        Err(error) => return Answer::Nothing(format!("the client certificate cannot be read: {error}")),
+    };
+    if endpoints.is_empty() {
+        return Answer::Nothing("no endpoint of another member is known".to_owned());
+    }
+    let mut tasks = JoinSet::new();
+    for endpoint in endpoints.iter().cloned() {
+        let tls = tls.clone();
+        tasks.spawn(async move { ask_one(&endpoint, &tls, cluster, limit).await });
+    }
+    let mut failures = BTreeSet::new();
+    while let Some(result) = tasks.join_next().await {
+        match result {
+            Ok(Ok(members)) => return Answer::Members(members),
+            Ok(Err(why)) => {
+                failures.insert(why);
+            }
+            Err(error) => {
+                failures.insert(error.to_string());
+            }
+        }
+    }
+    Answer::Nothing(failures.into_iter().collect::<Vec<_>>().join("; "))
+}
+
+async fn ask_one(endpoint: &str, tls: &Tls, cluster: ClusterId, limit: Duration) -> Result<Members, String> {
+    let client = EtcdClient::new(endpoint, tls).await.map_err(|e| e.to_string())?;
+    list(&client, cluster, limit).await
+}
+
+async fn list(client: &EtcdClient, cluster: ClusterId, limit: Duration) -> Result<Members, String> {
+    let members = client.member_list(limit).await.map_err(|e| e.to_string())?;
+    if members.cluster_id != cluster {
+        return Err(format!("{}: is of cluster {}, not {cluster}", client.endpoint(), members.cluster_id));
+    }
+    Ok(members)
+}
+
+/// Asks again and again until it is dropped, each endpoint on a connection that stays open.
+pub struct Poll {
+    answers: mpsc::Receiver<Members>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Poll {
+    /// Starts asking.
+    #[must_use]
+    pub fn start(pki: &Path, endpoints: &[String], cluster: ClusterId, every: Duration, limit: Duration) -> Self {
+        let (sender, answers) = mpsc::channel(16);
+        let pki = pki.to_owned();
+        let tasks = endpoints
+            .iter()
+            .cloned()
+            .map(|endpoint| {
+                let (sender, pki) = (sender.clone(), pki.clone());
+                let task = async move {
+                    loop {
+                        // Read anew each time it is connected: certificates are renewed in place.
+                        if let Ok(tls) = Tls::read(&pki)
+                            && let Ok(client) = EtcdClient::new(&endpoint, &tls).await
+                        {
+                            while let Ok(members) = list(&client, cluster, limit).await {
+                                if sender.send(members).await.is_err() {
+                                    return;
+                                }
+                                sleep(every).await;
+                            }
+                        }
+                        sleep(every).await;
+                    }
+                };
+                tokio::spawn(task).abort_handle()
+            })
+            .collect();
+        Self { answers, tasks }
+    }
+
+    /// The next good answer. Never returns if there is nobody to ask.
+    pub async fn next(&mut self) -> Members {
+        match self.answers.recv().await {
+            Some(members) => members,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The files between agent, keeper and the recovery command: who writes what, and its shape.
+//!
+//! One writer per file. All are JSON, written as `.name.tmp`, fsynced, renamed, directory fsynced; a reader that finds a torn or
+//! unknown file treats it as missing and says so. Field names are part of the on-disk format: never change their meaning, raise
+//! [`FORMAT`] instead. The keeper says in its state which formats it reads; the agent writes none that the keeper does not claim.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Format number of the order and state files that this version writes, and reads.
+pub const FORMAT: u32 = 1;
+
+/// etcd's `--max-learners`, the same on every member for ever: etcd checks it when the entry is applied, each member with its own
+/// flag, so that different values would fork the membership (traps, "Membership"). 9 = the largest cluster we allow.
+pub const MAX_LEARNERS: u32 = 9;
+
+/// What the agent tells the keeper. Writer: the agent. Its content is the controller's, from `EtcdMember.spec.seat.order`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// Format of this file, see [`FORMAT`].
+    pub format: u32,
+    /// Which life of the cluster this belongs to; raised by each recovery or restore. An order of an older lineage is ignored.
+    pub lineage: u64,
+    /// Raised by each change within a lineage. An order with a lower sequence than the last accepted one is ignored.
+    pub sequence: u64,
+    /// ID of the live cluster (16 hex digits), once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// ID of this member (16 hex digits), once it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_id: Option<String>,
+    /// Name of the member, `<node>-<generation>`; also the name of its data directory.
+    pub member_name: String,
+    /// Whether etcd should run at all.
+    pub run: Run,
+    /// How etcd is to be configured.
+    pub etcd: EtcdSettings,
+    /// Client endpoints at which to ask for the member list (besides those that the keeper remembers itself).
+    #[serde(default)]
+    pub ask: Vec<String>,
+    /// A permission that is used up by the first start that needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permission: Option<Permission>,
+    /// Stop serving now, since this member is being removed (drain, remove, kill: design D7.5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<OneShot>,
+    /// Move the data of this removed member into the archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<OneShot>,
+}
+
+/// Whether etcd should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Run {
+    /// Nothing to run yet: the keeper proves the image (`etcd --version`) and waits.
+    Wait,
+    /// Run etcd, if the start table allows it.
+    Run,
+    /// Stop etcd and stay stopped.
+    Stop,
+}
+
+/// etcd's settings that change without a new manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdSettings {
+    /// URL that peers use, by node IP: `https://10.0.0.1:2380`.
+    pub peer_url: String,
+    /// URL that clients use, by node IP: `https://10.0.0.1:2379`. etcd listens there and on loopback.
+    pub client_url: String,
+    /// Loopback port for etcd's own `/metrics` and `/readyz` (plain http).
+    pub metrics_port: u16,
+    /// Loopback port for etcd's HTTP gateway, apart from gRPC, so that gRPC's own graceful stop works (traps).
+    pub client_http_port: u16,
+    /// `--quota-backend-bytes`; 0 = etcd's default (2 GiB).
+    #[serde(default)]
+    pub quota_backend_bytes: u64,
+    /// `--heartbeat-interval` in ms; 0 = etcd's default (100 ms).
+    #[serde(default)]
+    pub heartbeat_ms: u32,
+    /// `--election-timeout` in ms; 0 = etcd's default (1000 ms).
+    #[serde(default)]
+    pub election_ms: u32,
+}
+
+/// Something that is carried out once: the keeper notes the ID in its state when it is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneShot {
+    /// Unique ID, chosen by the controller.
+    pub id: String,
+}
+
+/// A permission to do once what the keeper never does by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permission {
+    /// Unique ID, chosen by the controller; used up for good once it stands in [`State::consumed`].
+    pub id: String,
+    /// What is permitted.
+    pub kind: PermissionKind,
+}
+
+/// What a permission permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PermissionKind {
+    /// Start a new cluster of one member on an empty data directory.
+    Bootstrap,
+}
+
+/// What the keeper knows and did. Writer: the keeper.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    /// Format of this file.
+    pub format: u32,
+    /// Formats of [`Order`] that this keeper reads.
+    pub reads_orders: Vec<u32>,
+    /// Version of the keeper.
+    pub keeper_version: String,
+    /// Version of the image's etcd, from running it: proof that the image is there and runs.
+    pub etcd_version: Option<String>,
+    /// Lineage of the last order accepted.
+    pub order_lineage: u64,
+    /// Sequence of the last order accepted.
+    pub order_sequence: u64,
+    /// The copy of the last order accepted, used when the order file is missing or torn.
+    pub last_order: Option<Box<Order>>,
+    /// Why the order file was not used, if it was not: torn, older lineage, lower sequence, unknown format.
+    pub order_refused: Option<String>,
+    /// What the keeper is doing.
+    pub phase: Phase,
+    /// Why, as one CamelCase word from a closed list (see the start table).
+    pub reason: String,
+    /// Why, for a human, with the next step.
+    pub message: String,
+    /// PID of etcd in the keeper's PID namespace.
+    pub etcd_pid: Option<u32>,
+    /// How often this keeper started etcd since it started itself.
+    pub etcd_starts: u32,
+    /// Identity written before a permission, restore or recovery was carried out: the newest of this and the order's counts.
+    pub identity: Option<Identity>,
+    /// Member IDs (hex) that were started on this node: fsynced before the first start of each.
+    pub ran_here: Vec<String>,
+    /// Member IDs (hex) of which the keeper learned that they were removed from the cluster: they never run again.
+    pub removed: Vec<String>,
+    /// IDs of permissions and one-shots that were carried out.
+    pub consumed: Vec<String>,
+    /// Client endpoints of the cluster's members, as last seen in a member list.
+    pub known_endpoints: Vec<String>,
+    /// File system of the data directory (`f_fsid`, hex), recorded before the first start.
+    pub file_system: Option<String>,
+    /// A removal under way.
+    pub drain: Option<DrainState>,
+}
+
+/// What the keeper is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Looking at order, disk and peers.
+    #[default]
+    Deciding,
+    /// Waiting for something; etcd is not running.
+    Waiting,
+    /// etcd is running.
+    Running,
+    /// Stopped on order, or because the member was removed.
+    Stopped,
+    /// etcd must not start on this data: a human or the controller has to act.
+    Refused,
+    /// etcd was told to stop because the member is being removed.
+    Draining,
+}
+
+/// Whose data this node is to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// Lineage it belongs to.
+    pub lineage: u64,
+    /// Sequence of the order that led to it.
+    pub sequence: u64,
+    /// Cluster ID, hex.
+    pub cluster_id: String,
+    /// Member ID, hex.
+    pub member_id: String,
+    /// Name of the member: the record counts for orders with this name only, so that it does not outlive the member.
+    #[serde(default)]
+    pub member_name: String,
+}
+
+/// A removal under way: SIGTERM was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainState {
+    /// ID of the order's [`OneShot`].
+    pub id: String,
+    /// How far it is.
+    pub step: DrainStep,
+}
+
+/// How far a removal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrainStep {
+    /// SIGTERM was sent; the other members are being asked whether this one is still listed.
+    Signalled,
+    /// Removal was confirmed by the others and etcd is gone.
+    Gone,
+    /// Still listed, or no answer, 10 s after the signal: etcd was started again.
+    StartedAgain,
+}
+
+/// Where everything of one cluster lies on a node. The only place that knows these paths.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// `/var/lib/etcd-operator/<namespace>/<cluster>`
+    pub dir: PathBuf,
+    /// `/var/lib/etcd/<namespace>/<cluster>`
+    pub data: PathBuf,
+}
+
+impl Paths {
+    /// The paths of a cluster under the two configurable roots.
+    #[must_use]
+    pub fn new(operator_root: &Path, data_root: &Path, namespace: &str, cluster: &str) -> Self {
+        Self { dir: operator_root.join(namespace).join(cluster), data: data_root.join(namespace).join(cluster) }
+    }
+    /// The agent's order.
+    #[must_use]
+    pub fn order(&self) -> PathBuf {
+        self.dir.join("order.json")
+    }
+    /// The keeper's state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+    /// Keys and certificates: `ca.crt`, `{peer,server,client}.{crt,key}`.
+    #[must_use]
+    pub fn pki(&self) -> PathBuf {
+        self.dir.join("pki")
+    }
+    /// The binaries that the agent copies: `keeper`, `keeper.prev`, `keeper.next`.
+    #[must_use]
+    pub fn bin(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+    /// Snapshots taken on this node.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
+    }
+    /// etcd's `--data-dir` of a member.
+    #[must_use]
+    pub fn member(&self, member_name: &str) -> PathBuf {
+        self.data.join(member_name)
+    }
+    /// Where data goes instead of being deleted. Same file system as the data.
+    #[must_use]
+    pub fn archive(&self) -> PathBuf {
+        self.data.join("archive")
+    }
+    /// Marker that the agent made this directory: an empty mount point has none.
+    #[must_use]
+    pub fn marker(&self) -> PathBuf {
+        self.data.join(".etcd-operator")
+    }
+}

@@ -1,0 +1,77 @@
+//! Drain, remove, kill: how a living member is removed without a failed write (design D7.5).
+//!
+//! SIGTERM makes etcd finish what it has begun; while a client's stream is open on it this lasts up to 7 s, in which it still votes.
+//! Meanwhile the controller removes it. Nothing from here on goes through the API, which may be served by this very member: the keeper
+//! asks the *other* members itself. No longer listed: killed shortly after, since watches would stay open on a member that no longer
+//! hears anything. Still listed, or no answer, after 10 s: started again, for a controller that died must not cost a member.
+
+use crate::ask::{Poll, others};
+use crate::child::{Event, reap_orphans};
+use crate::clock::now;
+use crate::contract::{DrainState, DrainStep, Phase};
+use crate::files::note;
+use crate::running::{Running, Told};
+use crate::supervise::{Keeper, Next};
+use crate::table::Reason;
+
+impl Keeper {
+    /// Carries out a drain from the signal to its end.
+    pub(crate) async fn drain(&mut self, running: &Running, id: &str) -> Next {
+        let timing = self.args.timing.clone();
+        let member = running.owner.member;
+        self.store.state.drain = Some(DrainState { id: id.to_owned(), step: DrainStep::Signalled });
+        // On disk before the signal, if at all possible: a keeper that dies in between then knows what was under way. If not, the one
+        // thing that is lost is this knowledge; the start table would still decide rightly.
+        self.publish(Phase::Draining, Reason::Removing, &format!("drain {id}"));
+        running.etcd.terminate();
+        let signalled = now();
+        let order = self.order.clone().unwrap_or_else(|| running.order.clone());
+        let mut poll =
+            Poll::start(&self.paths.pki(), &others(&order, &self.store.state), running.owner.cluster, timing.drain_poll, timing.ask);
+        let (mut told, mut gone) = (Told::Nothing, false);
+        let removed = loop {
+            tokio::select! {
+                biased;
+                event = self.events.next(signalled + timing.drain) => match event {
+                    Event::Terminate => told = Told::ToEnd,
+                    Event::Child => gone = running.etcd.reap().is_some() || gone,
+                    Event::Time => break false,
+                },
+                members = poll.next() => {
+                    if !members.members.iter().any(|m| m.id == member) {
+                        break true;
+                    }
+                }
+            }
+            if gone && told == Told::ToEnd {
+                // The next keeper finds the drain open and decides by the table.
+                self.store.state.etcd_pid = None;
+                return Next::Exit(self.terminated());
+            }
+        };
+        drop(poll);
+        let step = if removed {
+            note(&mut self.store.state.removed, &member.to_string());
+            DrainStep::Gone
+        } else {
+            DrainStep::StartedAgain
+        };
+        tracing::info!(%member, removed, after_ms = signalled.elapsed().as_millis(), "the drain is decided");
+        self.close_drain(step);
+        self.save("how the drain ended");
+        if gone {
+            reap_orphans();
+        } else {
+            let patience = if removed { timing.drain_kill } else { std::time::Duration::ZERO };
+            if self.wait_for_end(&running.etcd, Some(now() + patience)).await == Told::ToEnd {
+                told = Told::ToEnd;
+            }
+        }
+        self.store.state.etcd_pid = None;
+        self.backoff.reset();
+        match told {
+            Told::ToEnd => Next::Exit(self.terminated()),
+            Told::Nothing => Next::Decide,
+        }
+    }
+}

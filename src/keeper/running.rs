@@ -1,0 +1,245 @@
+//! While etcd runs: its end, other orders, its readiness, and who the members are.
+
+use std::time::{Duration, Instant};
+
+use etcd_operator_etcd::wal::Owner;
+use tokio::task::JoinHandle;
+
+use crate::ask::{self, Answer};
+use crate::child::{Ended, Etcd, Event, reap_orphans};
+use crate::clock::now;
+use crate::contract::{Order, Phase, Run};
+use crate::disk;
+use crate::first_start::{FirstStart, Verdict};
+use crate::identity;
+use crate::ready;
+use crate::render::{Start, flags};
+use crate::supervise::{Keeper, Next};
+use crate::table::Reason;
+
+/// How long etcd must have run for its end not to count as a failure to start.
+const RAN_WELL: Duration = Duration::from_secs(60);
+/// First pause after a join that etcd gave up before it took part; it doubles.
+const JOIN_AGAIN: Duration = Duration::from_millis(250);
+/// How often that is tried for one keeper's life: each try leaves an (almost empty) directory in the archive.
+const JOINS: u32 = 8;
+
+/// A running etcd and what it was started with.
+pub(crate) struct Running {
+    pub etcd: Etcd,
+    pub order: Order,
+    pub owner: Owner,
+    /// Its flags as for a start on data: what changes in them needs a restart.
+    pub flags: Vec<String>,
+    pub first: Option<FirstStart>,
+}
+
+/// What an order means for the etcd that runs.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Keep,
+    Stop(Reason),
+    Drain(String),
+}
+
+impl Keeper {
+    /// Stays with etcd until it has ended.
+    pub(crate) async fn supervise_etcd(&mut self, running: Running) -> Next {
+        let timing = self.args.timing.clone();
+        let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
+        let mut members = MembersPoll::new(timing.members_poll);
+        let mut consider = true;
+        loop {
+            if consider {
+                match self.wanted(&running) {
+                    Wanted::Keep => {}
+                    Wanted::Stop(reason) => return self.stop(&running.etcd, reason).await,
+                    Wanted::Drain(id) => return self.drain(&running, &id).await,
+                }
+            }
+            match self.events.next(now() + timing.order_poll).await {
+                Event::Terminate => {
+                    tracing::info!("told to end: etcd finishes its requests first");
+                    running.etcd.terminate();
+                    self.wait_for_end(&running.etcd, None).await;
+                    self.store.state.etcd_pid = None;
+                    return Next::Exit(self.terminated());
+                }
+                Event::Child => {
+                    if let Some(ended) = running.etcd.reap() {
+                        return self.ended(&running, ended);
+                    }
+                }
+                Event::Time => {}
+            }
+            consider = self.order_changed() && {
+                let changed = self.load_order();
+                self.save("the order");
+                changed
+            };
+            if let Some(answer) = members.poll(|| self.ask_members(&running)).await {
+                self.remember(&answer);
+                self.save("the members' endpoints");
+                if !answer.members.iter().any(|m| m.id == running.owner.member) {
+                    tracing::warn!("the cluster does not list this member any more, and its etcd has not noticed");
+                    return self.stop(&running.etcd, Reason::MemberRemoved).await;
+                }
+            }
+        }
+    }
+
+    fn wanted(&self, running: &Running) -> Wanted {
+        let (Some(order), Some(version)) = (&self.order, self.version) else {
+            return Wanted::Keep;
+        };
+        match order.run {
+            Run::Run => {}
+            Run::Wait => return Wanted::Stop(Reason::OrderedToWait),
+            Run::Stop => return Wanted::Stop(Reason::OrderedToStop),
+        }
+        if let Some(drain) = order.drain.as_ref().filter(|d| !self.store.state.consumed.contains(&d.id)) {
+            return Wanted::Drain(drain.id.clone());
+        }
+        let other_owner = identity::newest(order, &self.store.state).is_some_and(|owner| owner != running.owner);
+        let same = flags(order, &self.paths, version, &Start::Data).is_ok_and(|flags| flags == running.flags);
+        if other_owner || !same { Wanted::Stop(Reason::SettingsChanged) } else { Wanted::Keep }
+    }
+
+    fn ask_members(&self, running: &Running) -> JoinHandle<Answer> {
+        let mut endpoints = ask::others(&running.order, &self.store.state);
+        endpoints.push(running.order.etcd.client_url.clone());
+        let (pki, cluster, limit) = (self.paths.pki(), running.owner.cluster, self.args.timing.ask);
+        tokio::spawn(async move { ask::ask(&pki, &endpoints, cluster, limit).await })
+    }
+
+    /// Ends etcd and decides again.
+    async fn stop(&mut self, etcd: &Etcd, reason: Reason) -> Next {
+        self.publish(Phase::Running, reason, "stopping etcd");
+        etcd.terminate();
+        let told = self.wait_for_end(etcd, Some(now() + self.args.timing.stop)).await;
+        self.store.state.etcd_pid = None;
+        self.backoff.reset();
+        match told {
+            Told::ToEnd => Next::Exit(self.terminated()),
+            Told::Nothing => Next::Decide,
+        }
+    }
+
+    /// Waits until etcd has ended; kills it at `limit`.
+    pub(crate) async fn wait_for_end(&mut self, etcd: &Etcd, limit: Option<Instant>) -> Told {
+        let mut told = Told::Nothing;
+        let mut limit = limit;
+        loop {
+            let far = now() + Duration::from_secs(3600);
+            match self.events.next(limit.unwrap_or(far)).await {
+                Event::Terminate => told = Told::ToEnd,
+                Event::Child => {
+                    if etcd.reap().is_some() {
+                        return told;
+                    }
+                }
+                Event::Time => {
+                    if limit.take().is_some() {
+                        tracing::warn!(pid = etcd.pid(), "etcd has not ended in time: killed");
+                        etcd.kill();
+                    }
+                }
+            }
+        }
+    }
+
+    /// etcd ended by itself: never just started again, the table decides.
+    fn ended(&mut self, running: &Running, ended: Ended) -> Next {
+        reap_orphans();
+        self.store.state.etcd_pid = None;
+        let ran = running.etcd.since.elapsed();
+        let never = running.first.as_ref().map(FirstStart::verdict) == Some(Verdict::NeverHadLog);
+        let pause = if never && self.forget_first_start(running) {
+            self.backoff.join_again()
+        } else if ran >= RAN_WELL {
+            self.backoff.reset();
+            Duration::ZERO
+        } else {
+            self.backoff.failed(self.args.timing.backoff)
+        };
+        tracing::error!(%ended, ran_ms = ran.as_millis(), pause_ms = pause.as_millis(), "etcd ended by itself");
+        self.publish(Phase::Waiting, Reason::EtcdExited, &format!("{ended} after {} s", ran.as_secs()));
+        Next::Decide
+    }
+
+    /// etcd gave up before it had a log, so this member never took part in raft and may still join. What etcd left is moved away first:
+    /// if anything goes wrong in between, the ID counts as used.
+    fn forget_first_start(&mut self, running: &Running) -> bool {
+        if self.backoff.joins() >= JOINS {
+            return false;
+        }
+        if let Err(error) = disk::archive(&self.paths, &running.order.member_name, self.args.archive_limit) {
+            tracing::warn!(%error, "what etcd left of its first start cannot be moved away");
+            return false;
+        }
+        let id = running.owner.member.to_string();
+        self.store.state.ran_here.retain(|ran| *ran != id);
+        if !self.save("that a first start came to nothing") {
+            self.store.state.ran_here.push(id);
+            return false;
+        }
+        tracing::warn!(member = id, "etcd gave up its first start before it made a log: this member never took part and may join");
+        true
+    }
+}
+
+/// Whether the keeper was told to end while it waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Nothing,
+    ToEnd,
+}
+
+impl crate::supervise::Backoff {
+    fn join_again(&mut self) -> Duration {
+        let pause = JOIN_AGAIN.saturating_mul(1 << self.joins().min(8));
+        self.pause_for_join(pause);
+        pause
+    }
+}
+
+/// Asks for the member list now and then.
+struct MembersPoll {
+    every: Duration,
+    due: Instant,
+    asking: Option<JoinHandle<Answer>>,
+}
+
+impl MembersPoll {
+    fn new(every: Duration) -> Self {
+        // The first time soon: a new member publishes its endpoint, and learns those of the others, within seconds.
+        Self { every, due: now() + every.min(Duration::from_secs(3)), asking: None }
+    }
+
+    async fn poll(&mut self, ask: impl FnOnce() -> JoinHandle<Answer>) -> Option<etcd_operator_etcd::client::Members> {
+        match self.asking.take() {
+            Some(asking) if asking.is_finished() => match asking.await {
+                Ok(Answer::Members(members)) => Some(members),
+                Ok(Answer::Nothing(_)) | Err(_) => None,
+            },
+            Some(asking) => {
+                self.asking = Some(asking);
+                None
+            }
+            None if now() >= self.due => {
+                self.due = now() + self.every;
+                self.asking = Some(ask());
+                None
+            }
+            None => None,
+        }
+    }
+}
+
+impl Drop for MembersPoll {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
+    }
+}

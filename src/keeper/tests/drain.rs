@@ -1,0 +1,94 @@
+//! Drain, remove, kill: both ends, and a crash in between.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Bed, is_etcd};
+use etcd_operator_keeper::contract::{DrainStep, OneShot, Phase};
+
+fn drain(id: &str) -> Option<OneShot> {
+    Some(OneShot { id: id.into() })
+}
+
+#[test]
+fn a_member_that_is_removed_while_it_drains_is_killed_at_once() {
+    let bed = Bed::with_boot();
+    let mut node = bed.joined("cp1");
+    let etcd = node.etcd_pid();
+    // A watch keeps the drain, and with it the member's vote, alive.
+    let watch = bed.watch(&node.client());
+    node.change_order(|o| o.drain = drain("drain-1"));
+    node.wait_phase(Phase::Draining, "Removing");
+    bed.remove(&bed.boot().client, &node.member_id());
+    let removed = Instant::now();
+    let state = node.wait_phase(Phase::Stopped, "MemberRemoved");
+    let took = removed.elapsed();
+    eprintln!("gone {took:?} after the removal");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(!is_etcd(etcd, &node.paths.data));
+    assert_eq!(state.drain.unwrap().step, DrainStep::Gone);
+    assert!(state.removed.contains(&node.member_id()) && state.consumed.contains(&"drain-1".to_owned()));
+    node.stays(Phase::Stopped, "MemberRemoved");
+    drop(watch);
+}
+
+#[test]
+fn a_member_that_is_not_removed_is_started_again_and_not_drained_twice() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    let etcd = node.etcd_pid();
+    node.change_order(|o| o.drain = drain("drain-1"));
+    let start = Instant::now();
+    node.wait_phase(Phase::Draining, "Removing");
+    let state = node.wait_state("its return", |s| s.phase == Phase::Running);
+    assert!(start.elapsed() > Duration::from_secs(9), "{:?}", start.elapsed());
+    assert_eq!(state.drain.unwrap().step, DrainStep::StartedAgain);
+    assert!(state.consumed.contains(&"drain-1".to_owned()) && state.etcd_pid != Some(etcd));
+    // The same order again, by a new keeper: it was carried out.
+    node.power_off();
+    node.start_keeper();
+    let state = node.wait_state("its return", |s| s.phase == Phase::Running);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(node.state().etcd_pid, state.etcd_pid);
+    // Another one is another matter.
+    node.change_order(|o| o.drain = drain("drain-2"));
+    node.wait_phase(Phase::Draining, "Removing");
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+}
+
+#[test]
+fn no_answer_from_the_others_is_no_removal() {
+    let mut bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    bed.boot.as_mut().unwrap().end();
+    node.change_order(|o| o.drain = drain("drain-1"));
+    node.wait_phase(Phase::Draining, "Removing");
+    let state = node.wait_phase(Phase::Running, "ColdStart");
+    assert_eq!(state.drain.unwrap().step, DrainStep::StartedAgain);
+    assert!(state.removed.is_empty());
+}
+
+#[test]
+fn a_keeper_that_finds_a_drain_open_decides_by_the_table() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.change_order(|o| o.drain = drain("drain-1"));
+    node.wait_phase(Phase::Draining, "Removing");
+    node.power_off();
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Running, "Listed");
+    assert_eq!(state.drain.unwrap().step, DrainStep::StartedAgain);
+
+    node.change_order(|o| o.drain = drain("drain-2"));
+    node.wait_phase(Phase::Draining, "Removing");
+    node.power_off();
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Stopped, "MemberRemoved");
+    assert_eq!((state.drain.unwrap().step, state.etcd_starts), (DrainStep::Gone, 0));
+    assert!(state.consumed.contains(&"drain-2".to_owned()));
+}

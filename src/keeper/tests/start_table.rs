@@ -1,0 +1,224 @@
+//! The rows of the start table, with data directories of real etcds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::fs;
+
+use common::{Bed, Plain, copy_dir};
+use etcd_operator_keeper::contract::{OneShot, Phase};
+
+/// An order for a member that boot's cluster lists; nothing runs yet.
+fn ordered(bed: &Bed, name: &str) -> common::Node {
+    let mut node = bed.node(name);
+    node.write_order();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    node.power_off();
+    let id = bed.add_learner(&bed.boot().client, &node.order.etcd.peer_url);
+    let cluster = bed.cluster_id();
+    node.change_order(|o| (o.member_id, o.cluster_id) = (Some(id), Some(cluster)));
+    node
+}
+
+fn segment(dir: &std::path::Path) -> std::path::PathBuf {
+    dir.join("member/wal/0000000000000000-0000000000000000.wal")
+}
+
+#[test]
+fn nobody_answers_and_the_data_is_empty_foreign_or_damaged_so_it_waits() {
+    let mut bed = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    let boot = bed.boot.as_mut().unwrap();
+    boot.end();
+    let foreign = boot.data.clone();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "EmptyAndNoAnswer");
+    node.stays(Phase::Waiting, "EmptyAndNoAnswer");
+    node.power_off();
+
+    copy_dir(&foreign, &node.data_dir());
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Waiting, "ForeignData");
+    assert!(state.message.contains(node.order.cluster_id.as_ref().unwrap()), "names the owner: {}", state.message);
+    node.power_off();
+
+    fs::remove_file(segment(&node.data_dir())).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "DamagedData");
+    node.stays(Phase::Waiting, "DamagedData");
+    assert_eq!(node.archived(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_listed_member_that_ran_here_and_lost_its_data_never_comes_back() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.power_off();
+    fs::remove_dir_all(node.data_dir()).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "DataLost");
+    node.stays(Phase::Refused, "DataLost");
+    node.power_off();
+    // The state lost as well: the list knows its name, so it ran somewhere.
+    fs::remove_file(node.paths.state()).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "DataLost");
+    assert_eq!(node.state().etcd_starts, 0);
+    // The controller replaces it: another generation joins.
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.change_order(|o| (o.member_id, o.member_name) = (None, "cp1-2".into()));
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    node.join(&bed, &bed.boot().client);
+}
+
+#[test]
+fn a_listed_member_with_a_damaged_log_is_refused() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.power_off();
+    let mut bytes = fs::read(segment(&node.data_dir())).unwrap();
+    bytes[30] ^= 1;
+    fs::write(segment(&node.data_dir()), bytes).unwrap();
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Refused, "DataLost");
+    assert!(state.message.contains("the WAL cannot be read"), "{}", state.message);
+    node.stays(Phase::Refused, "DataLost");
+}
+
+#[test]
+fn a_listed_member_without_a_state_may_have_run_here_and_never_joins() {
+    let bed = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    fs::remove_file(node.paths.state()).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "StateLost");
+    node.stays(Phase::Refused, "StateLost");
+    // Nor after another restart, when there is a state again.
+    node.power_off();
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "DataLost");
+    node.stays(Phase::Refused, "DataLost");
+}
+
+#[test]
+fn another_members_data_is_archived_when_the_cluster_waits_for_this_member() {
+    let bed = Bed::with_boot();
+    let other = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    copy_dir(&other.boot().data, &node.data_dir());
+    node.start_keeper();
+    node.wait_phase(Phase::Running, "Joining");
+    let archived = node.archived();
+    assert_eq!(archived.len(), 1);
+    assert!(segment(&archived[0]).is_file());
+}
+
+#[test]
+fn a_removed_member_never_runs_again_and_is_archived_on_order_only() {
+    let mut bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.power_off();
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Stopped, "MemberRemoved");
+    assert_eq!((state.removed, state.etcd_starts), (vec![node.member_id()], 0));
+    node.power_off();
+    // Nobody answers any more: a cold start must not bring it back, with or without an order.
+    bed.boot.as_mut().unwrap().end();
+    node.start_keeper();
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+    fs::remove_file(node.paths.order()).unwrap();
+    node.wait_state("the missing order", |s| s.order_refused.is_some());
+    node.stays(Phase::Stopped, "MemberRemoved");
+    assert_eq!(node.archived().len(), 0);
+    node.change_order(|o| o.archive = Some(OneShot { id: "archive-1".into() }));
+    node.wait_state("the archive", |s| s.consumed.contains(&"archive-1".to_owned()));
+    assert!(!node.data_dir().exists() && segment(&node.archived()[0]).is_file());
+    node.stays(Phase::Stopped, "MemberRemoved");
+}
+
+#[test]
+fn data_that_no_cluster_asks_for_is_left_alone() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+    node.power_off();
+    // A new member was planned but not added, and the data of the removed one lies in its place.
+    let old = node.data_dir();
+    node.change_order(|o| (o.member_id, o.member_name) = (None, "cp1-2".into()));
+    fs::rename(old, node.data_dir()).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "ForeignData");
+    fs::remove_dir_all(node.data_dir().join("member/wal")).unwrap();
+    node.wait_phase(Phase::Waiting, "DamagedData");
+    node.stays(Phase::Waiting, "DamagedData");
+    assert_eq!(node.archived().len(), 0);
+}
+
+#[test]
+fn a_permission_is_used_once() {
+    let bed = Bed::new();
+    let mut node = bed.bootstrapped("cp1");
+    node.change_order(|o| {
+        o.permission = Some(etcd_operator_keeper::contract::Permission {
+            id: "boot-cp1".into(),
+            kind: etcd_operator_keeper::contract::PermissionKind::Bootstrap,
+        });
+    });
+    node.power_off();
+    fs::remove_dir_all(node.data_dir()).unwrap();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "EmptyAndNoAnswer");
+    node.stays(Phase::Waiting, "EmptyAndNoAnswer");
+}
+
+#[test]
+fn without_an_order_nothing_starts_whatever_lies_there() {
+    let bed = Bed::with_boot();
+    let mut node = bed.node("cp1");
+    copy_dir(&bed.boot().data, &node.data_dir());
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NoOrder");
+    node.stays(Phase::Waiting, "NoOrder");
+}
+
+#[test]
+fn another_clusters_answer_is_no_answer() {
+    let mut bed = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    bed.boot.as_mut().unwrap().end();
+    // Another cluster, of the same CA, at an address that the order names.
+    let other = Plain::start(&bed, "other");
+    node.change_order(|o| o.ask.push(other.client.clone()));
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Waiting, "EmptyAndNoAnswer");
+    assert!(state.message.contains("is of cluster"), "{}", state.message);
+    node.stays(Phase::Waiting, "EmptyAndNoAnswer");
+}
+
+#[test]
+fn a_join_that_etcd_gave_up_before_it_took_part_is_tried_again_under_the_same_id() {
+    let bed = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    // Its peers do not trust its certificate.
+    let pki = node.paths.pki();
+    let (good_crt, good_key) = (fs::read(pki.join("peer.crt")).unwrap(), fs::read(pki.join("peer.key")).unwrap());
+    let stranger = Bed::new();
+    let strange = stranger.tmp.path().join("pki");
+    stranger.ca.write(&strange, &["127.0.0.1".parse().unwrap()]);
+    for file in ["peer.crt", "peer.key"] {
+        fs::copy(strange.join(file), pki.join(file)).unwrap();
+    }
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "EtcdExited");
+    fs::write(pki.join("peer.crt"), good_crt).unwrap();
+    fs::write(pki.join("peer.key"), good_key).unwrap();
+    let state = node.wait_state("a join that lasts", |s| s.phase == Phase::Running && s.etcd_starts > 1);
+    assert_eq!(state.ran_here, [node.member_id()]);
+    let id = node.member_id();
+    bed.promote(&bed.boot().client, &id);
+    node.wait_ready();
+}

@@ -1,0 +1,151 @@
+//! `etcd-operator pivot`: posts (or adopts) the EtcdCluster, shows what the controller does, and ends when boot is out. It plans nothing
+//! itself: run again, it goes on where things are.
+
+mod cluster;
+mod outcome;
+mod progress;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use etcd_operator_api::EtcdCluster;
+use etcd_operator_client::ApiServers;
+use kube::Api;
+
+use crate::cli::ApiFlags;
+use crate::clock;
+use outcome::{End, Judge};
+use progress::Progress;
+
+/// How often the status is read.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Moves the cluster's datastore from boot etcd to members on the control nodes.
+///
+/// Exit codes: 0 done (boot is out); 1 could not run; 2 bad usage; 3 held: reason and next step are printed; 4 timed out, boot is still in
+/// charge (holdBootRemoval was set: run the command again to go on); 5 timed out after boot was stopped; 6 refused by the API.
+#[derive(Args, Clone, Debug)]
+pub struct PivotArgs {
+    #[command(flatten)]
+    api: ApiFlags,
+    /// Namespace of the operator.
+    #[arg(short, long, default_value = "kube-system")]
+    namespace: String,
+    /// Name of the EtcdCluster.
+    #[arg(long, default_value = "kube-etcd")]
+    name: String,
+    /// Client URL of boot etcd, https://<IP>:<port>. Needed unless the EtcdCluster exists.
+    #[arg(long)]
+    boot_endpoint: Option<String>,
+    /// Number of members.
+    #[arg(long, default_value_t = 3)]
+    size: i32,
+    /// Version of etcd. Default: the API's.
+    #[arg(long)]
+    etcd_version: Option<String>,
+    /// Repository of etcd's image. Default: the controller's --default-repository.
+    #[arg(long)]
+    repository: Option<String>,
+    /// Secret with the CA that boot trusts. Default: etcd-ca.
+    #[arg(long)]
+    ca_secret: Option<String>,
+    /// Only check whether it could be done; the EtcdCluster that is posted for it is taken back.
+    #[arg(long, conflicts_with = "abort")]
+    check: bool,
+    /// Go back to boot alone; possible until boot has been removed.
+    #[arg(long)]
+    abort: bool,
+    /// How long to wait, in seconds.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// How to report.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// How to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// One line per change.
+    Text,
+    /// One JSON object per change, on stdout.
+    Json,
+}
+
+/// Why the command could not do its work.
+#[derive(Debug, thiserror::Error)]
+enum PivotError {
+    #[error(transparent)]
+    Client(#[from] etcd_operator_client::ClientError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("the API refused it: {0}")]
+    Refused(String),
+    #[error("the API does not answer: {0}")]
+    Api(String),
+}
+
+/// Runs the command.
+#[must_use]
+pub fn main(args: PivotArgs) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return crate::cli::fail(&format!("cannot start: {error}")),
+    };
+    let output = args.output;
+    match runtime.block_on(run(args)) {
+        Ok(end) => {
+            progress::last_words(output, &end);
+            ExitCode::from(end.exit_code())
+        }
+        Err(error) => {
+            eprintln!("etcd-operator pivot: {error}");
+            ExitCode::from(match error {
+                PivotError::Usage(_) => 2,
+                PivotError::Refused(_) => 6,
+                PivotError::Client(_) | PivotError::Api(_) => 1,
+            })
+        }
+    }
+}
+
+async fn run(args: PivotArgs) -> Result<End, PivotError> {
+    cluster::check_arguments(&args)?;
+    let servers = ApiServers::connect(&args.api.clone().into()).await?;
+    let api: Api<EtcdCluster> = Api::namespaced(servers.client(), &args.namespace);
+    let wanted_generation = cluster::post(&api, &args).await?;
+    let end = watch(&api, &args, wanted_generation).await;
+    if args.check {
+        cluster::take_back(&api, &args, servers.client()).await?;
+    }
+    if let End::TimedOutBootInCharge { .. } = end
+        && !args.check
+        && !args.abort
+    {
+        cluster::hold(&api, &args).await?;
+    }
+    Ok(end)
+}
+
+/// Reads the status until there is an outcome. A lost API is waited out: it may be the very thing that is being moved.
+async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64) -> End {
+    let mut progress = Progress::new(args.output);
+    let mut judge = Judge::new(args.check, args.abort, generation, clock::instant(), Duration::from_secs(args.timeout));
+    loop {
+        match api.get_opt(&args.name).await {
+            Ok(Some(cluster)) => {
+                progress.show(&cluster);
+                if let Some(end) = judge.judge(&cluster) {
+                    return end;
+                }
+            }
+            Ok(None) => return End::Refused { why: format!("EtcdCluster {} was deleted while this command waited", args.name) },
+            Err(error) => progress.note(&format!("the API did not answer: {error}")),
+        }
+        if let Some(end) = judge.out_of_time() {
+            return end;
+        }
+        clock::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! The planner: a pure function from what was observed to the one next step. No IO, no clock, no dependencies.
+//!
+//! [`plan`] is the same function in the controller, in the simulator and in the model checker. Time comes in as data
+//! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
+//!
+//! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; the
+//! quorum arithmetic in `quorum.rs`.
+
+mod grow;
+mod observed;
+mod outcome;
+mod pivot;
+mod quorum;
+mod seats;
+mod shrink;
+
+pub use observed::{
+    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperView, MemberId,
+    Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
+};
+pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
+pub use quorum::{Tolerance, quorum_of};
+
+/// The one next step. Priority: safety of what is in flight, then the pivot, then shrinking, then growing.
+#[must_use]
+pub fn plan(o: &Observed) -> Plan {
+    if let Some(plan) = refuse_bad_input(o) {
+        return plan;
+    }
+    if o.spec.paused {
+        return Plan::Wait { what: WaitFor::Unpause, look_again_ms: SLOW_LOOK_MS };
+    }
+    let Etcd::Known { members, .. } = &o.etcd else {
+        return Plan::hold(HoldReason::EtcdUnreachable, format!("no linearizable member list: {}", o.etcd.why_unknown()));
+    };
+    if let Some(plan) = pivot::in_flight(o, members) {
+        return plan;
+    }
+    if o.spec.abort && o.boot.listed(members).is_some() {
+        return shrink::back_to_boot(o, members);
+    }
+    if o.boot.is_pivot() {
+        return pivot::plan(o, members);
+    }
+    steady(o, members)
+}
+
+/// What is wanted after the pivot: the right number of members. Replacement and roll-outs will stand before growth here.
+fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
+    if let Some(plan) = shrink::plan(o, members) {
+        return plan;
+    }
+    grow::plan(o, members, grow::Promotion::WhenCaughtUp).unwrap_or(Plan::Done)
+}
+
+/// How soon to look again while something is moving, in ms.
+pub const FAST_LOOK_MS: u64 = 200;
+/// How soon to look again when only a human or a slow event can change something, in ms.
+pub const SLOW_LOOK_MS: u64 = 5_000;
+
+/// Sizes that a cluster may have: etcd's own advice ends at 7; 9 still works.
+pub const SIZES: std::ops::RangeInclusive<u32> = 1..=9;
+
+fn refuse_bad_input(o: &Observed) -> Option<Plan> {
+    if !SIZES.contains(&o.spec.size) {
+        return Some(Plan::hold(
+            HoldReason::InvalidSpec,
+            format!("spec.size is {}; set it to 1 to 9 (odd is best: an even size tolerates no more failures)", o.spec.size),
+        ));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! What the planner is told. Each value was read in this round, or is `Unknown`.
+
+use std::fmt;
+
+/// ID of an etcd member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberId(pub u64);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// ID of an etcd cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub u64);
+
+/// Name of a Kubernetes node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeName(pub String);
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything that one round of observation saw.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Observed {
+    /// The clock of this round, ms; only differences count.
+    pub now_ms: u64,
+    /// What is wanted.
+    pub spec: Spec,
+    /// Nodes that may carry a member.
+    pub nodes: Vec<Node>,
+    /// Our EtcdMembers with the role Member.
+    pub seats: Vec<Seat>,
+    /// The boot member.
+    pub boot: Boot,
+    /// etcd's own view.
+    pub etcd: Etcd,
+    /// Who is connected to boot and to the new members.
+    pub clients: ClientCounts,
+    /// The last check of the gate before boot's removal.
+    pub gate: Gate,
+    /// Checks on the nodes before anything is changed.
+    pub preflight: Preflight,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// `spec.size`.
+    pub size: u32,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// `selfHosted.holdBootRemoval`.
+    pub hold_boot_removal: bool,
+    /// `selfHosted.skipBootMemberRemoval`.
+    pub skip_boot_removal: bool,
+    /// `selfHosted.abort`.
+    pub abort: bool,
+    /// `selfHosted.preflightOnly`.
+    pub preflight_only: bool,
+}
+
+/// A node that may carry a member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its zone (`topology.kubernetes.io/zone`), empty if it has none.
+    pub zone: String,
+    /// Its Ready condition.
+    pub readiness: Readiness,
+    /// `spec.unschedulable`: somebody is about to take it down.
+    pub cordoned: bool,
+    /// Whether its agent answered lately.
+    pub agent: AgentView,
+}
+
+/// The Ready condition of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// Ready.
+    Ready,
+    /// NotReady only because the network is not set up yet: doesn't count during a pivot.
+    NoNetworkYet,
+    /// NotReady or Unknown.
+    NotReady,
+}
+
+/// What is known of a node's agent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum AgentView {
+    /// It has echoed the nonce of this controller's life.
+    Fresh,
+    /// It has not.
+    Silent,
+}
+
+/// A seat: an EtcdMember with the role Member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seat {
+    /// Its node.
+    pub node: NodeName,
+    /// `<node>-<generation>`.
+    pub member_name: String,
+    /// Its peer URL.
+    pub peer_url: String,
+    /// The member ID in its order, if it was told one.
+    pub ordered: Option<MemberId>,
+    /// What its keeper says.
+    pub keeper: KeeperView,
+    /// The problem that its agent reports, if any.
+    pub problem: Option<String>,
+}
+
+/// What a keeper says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeeperView {
+    /// Not heard of yet: no pod, no image, no certificate.
+    NotPrepared {
+        /// What is missing.
+        why: String,
+    },
+    /// The image was proven by running it, certificates are there; etcd does not run.
+    Waiting {
+        /// The keeper's reason.
+        reason: String,
+    },
+    /// etcd runs.
+    Running,
+    /// The keeper refuses to start etcd on what it found.
+    Refused {
+        /// The keeper's reason.
+        reason: String,
+        /// The keeper's message.
+        message: String,
+    },
+    /// Stopped: on order, or because it was removed.
+    Stopped,
+}
+
+/// The boot member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Boot {
+    /// The cluster was not seeded from a boot member.
+    None,
+    /// It is to be removed.
+    Member {
+        /// Its member ID, once it was seen.
+        id: Option<MemberId>,
+        /// Where it runs.
+        host: BootHost,
+        /// The snapshot taken of it.
+        snapshot: Snapshot,
+        /// Its removal.
+        drain: BootDrain,
+        /// What keeps it from coming back.
+        tombstone: Tombstone,
+    },
+}
+
+impl Boot {
+    /// Whether this cluster is (or was) seeded from a boot member.
+    #[must_use]
+    pub fn is_pivot(&self) -> bool {
+        matches!(self, Self::Member { .. })
+    }
+
+    /// Boot's entry in the member list.
+    #[must_use]
+    pub fn listed<'a>(&self, members: &'a [EtcdMember]) -> Option<&'a EtcdMember> {
+        match self {
+            Self::None => None,
+            Self::Member { id, .. } => id.and_then(|id| members.iter().find(|m| m.id == id)),
+        }
+    }
+}
+
+/// Where the boot member runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BootHost {
+    /// As a static pod on a node whose agent has found its process and its manifest.
+    StaticPod,
+    /// On a node of the cluster, but the agent has not found the process or the manifest.
+    NotFound,
+    /// Not on a node of the cluster, or not as a pod: it is removed alive.
+    Elsewhere,
+}
+
+/// The snapshot of boot before the first change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Snapshot {
+    /// Not asked for.
+    None,
+    /// Asked for.
+    Pending,
+    /// On the node's disk, verified.
+    Taken,
+    /// Cannot be taken on a node: boot runs elsewhere.
+    Impossible,
+}
+
+/// Boot's removal as its node's agent reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BootDrain {
+    /// None was ordered.
+    None,
+    /// Ordered, not answered.
+    Ordered {
+        /// Counts the attempts, from 1.
+        attempt: u32,
+    },
+    /// SIGTERM was sent.
+    Signalled {
+        /// Counts the attempts, from 1.
+        attempt: u32,
+    },
+    /// It was started again since it was still listed 10 s after the signal.
+    StartedAgain {
+        /// Counts the attempts, from 1.
+        attempt: u32,
+    },
+    /// The agent could not find or signal it.
+    Failed {
+        /// Counts the attempts, from 1.
+        attempt: u32,
+    },
+    /// Its process is gone after the removal.
+    Gone,
+}
+
+/// What keeps boot from coming back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tombstone {
+    /// Not asked for.
+    None,
+    /// Asked for.
+    Pending,
+    /// In place.
+    Set,
+    /// Boot runs where no agent is: nothing can be set.
+    Impossible,
+}
+
+/// etcd's own view.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Etcd {
+    /// No linearizable answer in this round.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
+    /// A linearizable member list of this round.
+    Known {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its members.
+        members: Vec<EtcdMember>,
+    },
+}
+
+impl Etcd {
+    pub(crate) fn why_unknown(&self) -> &str {
+        match self {
+            Self::Unknown { why } => why,
+            Self::Known { .. } => "",
+        }
+    }
+}
+
+/// A member as listed, with what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EtcdMember {
+    /// Its ID.
+    pub id: MemberId,
+    /// Its name; empty until it has published it.
+    pub name: String,
+    /// Its peer URLs.
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote.
+    pub is_learner: bool,
+    /// What it says of itself.
+    pub health: EtcdHealth,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EtcdHealth {
+    /// Not answered, or another cluster answered: counts as unhealthy.
+    Unknown,
+    /// It answers and raises an alarm or knows no leader.
+    Unhealthy,
+    /// It answers, knows a leader, raises no alarm.
+    Healthy {
+        /// Whether it is the leader.
+        is_leader: bool,
+        /// Entries that it lags behind the leader's commit index: in this round, and in the one before (`None`: not known yet).
+        lag: (u64, Option<u64>),
+    },
+}
+
+/// Who is connected to boot and to the new members, our own connections left out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientCounts {
+    /// Not asked for, or not all agents have answered.
+    Unknown {
+        /// Which are missing.
+        missing: String,
+    },
+    /// Counted.
+    Known {
+        /// Since when all new members have been listening, ms on the clock of [`Observed::now_ms`].
+        listening_since_ms: u64,
+        /// Per remote address that has a connection to boot.
+        remotes: Vec<RemoteClient>,
+    },
+}
+
+/// A remote address that has connections to boot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RemoteClient {
+    /// Its address.
+    pub ip: String,
+    /// Connections to boot.
+    pub to_boot: u32,
+    /// Connections to each new member, in the order of the seats.
+    pub to_members: Vec<u32>,
+}
+
+/// The gate before boot's removal: hashes equal; a write and a read through each voter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Gate {
+    /// Not checked, or the members changed since.
+    NotChecked,
+    /// Passed.
+    Passed {
+        /// When, ms on the clock of [`Observed::now_ms`].
+        at_ms: u64,
+    },
+    /// Failed in a way that may pass: it is checked again.
+    NotYet {
+        /// When, ms.
+        at_ms: u64,
+        /// What failed.
+        why: String,
+    },
+    /// The stores differ: no step may be taken.
+    HashMismatch {
+        /// Which hashes.
+        what: String,
+    },
+}
+
+/// Checks on the nodes before anything is changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Preflight {
+    /// Not asked for.
+    NotRun,
+    /// Asked for, not all answers are there.
+    Pending {
+        /// Whose answers are missing.
+        missing: String,
+    },
+    /// All passed.
+    Passed,
+    /// Some failed.
+    Failed {
+        /// Why, as it stands in the status.
+        reason: HoldReason,
+        /// What failed where, and the way out.
+        message: String,
+    },
+}
+
+use crate::HoldReason;

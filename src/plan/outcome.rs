@@ -1,0 +1,244 @@
+//! What the planner answers.
+
+use std::fmt;
+
+use crate::{MemberId, NodeName};
+
+/// The planner's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Plan {
+    /// Take this one step, then look again.
+    Do(Step),
+    /// Something is under way that needs no step of ours.
+    Wait {
+        /// What.
+        what: WaitFor,
+        /// How soon to look again, ms.
+        look_again_ms: u64,
+    },
+    /// Going on would not be safe, or is not wanted. A human reads the reason and the next step in the status.
+    Hold {
+        /// The reason.
+        reason: HoldReason,
+        /// What was seen, and what the human can do.
+        next_step: String,
+    },
+    /// Nothing to do.
+    Done,
+}
+
+impl Plan {
+    pub(crate) fn hold(reason: HoldReason, next_step: impl Into<String>) -> Self {
+        Self::Hold { reason, next_step: next_step.into() }
+    }
+
+    pub(crate) fn wait(what: WaitFor) -> Self {
+        Self::Wait { what, look_again_ms: crate::FAST_LOOK_MS }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Ask the agents to check their nodes.
+    RunPreflight,
+    /// Have boot's agent take a snapshot of boot.
+    SnapshotBoot,
+    /// Give seats to these nodes: their keepers start, prove the image and wait.
+    AssignSeats {
+        /// The nodes.
+        nodes: Vec<NodeName>,
+    },
+    /// MemberAdd as learner.
+    AddLearner {
+        /// Whose seat.
+        node: NodeName,
+    },
+    /// Tell the keeper its member ID: it starts etcd.
+    StartMember {
+        /// Whose seat.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+    },
+    /// Ask the agents to count the clients of boot and of the new members.
+    CountClients,
+    /// MemberPromote.
+    Promote {
+        /// Whose seat.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+    },
+    /// Compare hashes; write and read through each new voter.
+    CheckGate,
+    /// MoveLeader, sent to the leader.
+    MoveLeader {
+        /// The leader.
+        from: MemberId,
+        /// Who is to lead.
+        to: MemberId,
+    },
+    /// Remove the boot member.
+    RemoveBoot {
+        /// Its ID.
+        boot: MemberId,
+        /// How.
+        how: Removal,
+    },
+    /// Take back an order to stop boot that no agent has carried out.
+    WithdrawBootDrain,
+    /// Put boot's manifest away and leave something that keeps its etcd from starting.
+    TombstoneBoot,
+    /// Remove a member of ours that serves (abort): drain, remove, kill.
+    RemoveMember {
+        /// Whose seat.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+    },
+    /// Take the seat from a node whose member is not listed (abort, or more seats than `size`).
+    Unseat {
+        /// Whose seat.
+        node: NodeName,
+    },
+}
+
+/// How boot is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Removal {
+    /// Drain, remove, kill; the attempt counts from 1.
+    Drain {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// Nobody can signal it: removed alive, a write in flight may fail.
+    Alive,
+}
+
+impl Step {
+    /// Whether the step changes the membership or its seats, or takes something down, so that it needs a recorded intent and a guard.
+    #[must_use]
+    pub fn is_disruptive(&self) -> bool {
+        match self {
+            Self::RunPreflight
+            | Self::SnapshotBoot
+            | Self::AssignSeats { .. }
+            | Self::StartMember { .. }
+            | Self::CountClients
+            | Self::CheckGate
+            | Self::WithdrawBootDrain
+            | Self::TombstoneBoot => false,
+            // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
+            Self::Unseat { .. }
+            | Self::AddLearner { .. }
+            | Self::Promote { .. }
+            | Self::MoveLeader { .. }
+            | Self::RemoveBoot { .. }
+            | Self::RemoveMember { .. } => true,
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The word that stands in conditions.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($variant),)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why the planner holds. Each has a section in `docs/runbooks.md`.
+    HoldReason {
+        /// A field of the spec cannot be carried out.
+        InvalidSpec,
+        /// No node has the labels of `spec.pod.nodeSelector`.
+        NoControlNode,
+        /// Fewer eligible nodes than `spec.size`.
+        NotEnoughNodes,
+        /// No linearizable answer from etcd.
+        EtcdUnreachable,
+        /// Boot does not answer at `selfHosted.bootMemberClientEndpoint`.
+        BootUnreachable,
+        /// Boot's certificate is not signed by the CA in the Secret, or it refuses ours.
+        CaNotTrustedByBoot,
+        /// Boot is not the only member of its cluster.
+        BootNotAlone,
+        /// Boot runs an etcd older than 3.5.26.
+        BootTooOld,
+        /// Boot's peer URL is a loopback address: no member could reach it.
+        BootPeerUrlLoopback,
+        /// A check on a node failed.
+        PreflightFailed,
+        /// A keeper refuses to start etcd on what it found.
+        MemberRefused,
+        /// A client is connected to boot and to no new member: it would lose its etcd.
+        ApiServerOnBootMember,
+        /// `selfHosted.holdBootRemoval` is set.
+        HoldBootRemoval,
+        /// The members' stores differ.
+        HashMismatch,
+        /// The step would leave fewer healthy voters than is safe.
+        ToleranceTooLow,
+        /// Boot was signalled, but had to be started again, more than once.
+        BootCameBack,
+        /// Boot's process or manifest was not found on its node.
+        BootProcessNotFound,
+        /// Members that are neither boot nor ours.
+        UnknownMember,
+        /// `spec.size` is smaller than the number of members.
+        ScaleDownUnsupported,
+        /// The CA Secret is missing or unusable.
+        CaSecretUnusable,
+    }
+}
+
+reasons! {
+    /// What the planner waits for.
+    WaitFor {
+        /// `spec.paused`.
+        Unpause,
+        /// Agents that have not answered yet.
+        Agents,
+        /// Preflight checks under way.
+        PreflightChecks,
+        /// The snapshot of boot.
+        BootSnapshot,
+        /// Keepers that have not proven their image, or have no certificate yet.
+        MembersPrepared,
+        /// A learner that has been added is starting.
+        LearnerStarts,
+        /// A learner is receiving the data.
+        LearnerCatchesUp,
+        /// All remaining voters to be healthy.
+        VotersHealthy,
+        /// The API servers to open connections to the new members.
+        ApiServersConnect,
+        /// The gate before boot's removal.
+        BootRemovalGate,
+        /// Boot, which was told to stop.
+        BootDrain,
+        /// The tombstone.
+        BootTombstone,
+        /// A member that was told to stop.
+        MemberDrain,
+    }
+}

@@ -1,0 +1,278 @@
+//! The pivot: from one boot member to `size` members on our seats, without boot (design D7). Level-triggered: everything is derived
+//! from what is observed, so that a crash at any point only means that the next controller looks again.
+//!
+//! In order: preflight → snapshot of boot → seats prepared → learners joined and promoted → clients seen → gate → leader moved →
+//! boot drained, removed, killed → tombstone. At size 1 the clients are waited for while the new member is still a learner, so that
+//! the time with two voters, of which none may fail, is under a second.
+
+use crate::quorum::{is_healthy, may_remove};
+use crate::{
+    Boot, BootDrain, BootHost, ClientCounts, EtcdHealth, EtcdMember, FAST_LOOK_MS, Gate, HoldReason, MemberId,
+    Observed, Plan, Preflight, Removal, SLOW_LOOK_MS, Seat, Snapshot, Step, Tombstone, WaitFor, grow,
+};
+
+/// gRPC's longest reconnect backoff, 120 s + 20 %, and a second: after that every channel has tried the new members at least once.
+/// Stands in for the comparison of counts, never for "none at all".
+pub(crate) const CLIENTS_LONGEST_BACKOFF_MS: u64 = 145_000;
+/// How old a passed gate may be.
+pub(crate) const GATE_FRESH_MS: u64 = 5_000;
+/// How long to wait before a gate that was not passed is checked again.
+const GATE_RETRY_MS: u64 = 1_000;
+/// How often boot may be signalled and come back before a human has to look; at size 1 two voters hang on it.
+const DRAIN_ATTEMPTS: u32 = 3;
+const DRAIN_ATTEMPTS_AT_SIZE_1: u32 = 2;
+
+/// A removal that was begun comes before everything else: nothing may be started beside it.
+pub(crate) fn in_flight(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let Boot::Member { drain, .. } = &o.boot else { return None };
+    o.boot.listed(members)?;
+    match drain {
+        // Its agent kills it if it is removed, and leaves it to the kubelet after 10 s if it is not: both end this wait.
+        BootDrain::Signalled { .. } => Some(Plan::wait(WaitFor::BootDrain)),
+        // Who gave the order takes it back when no signal follows. It still stands, so he is gone: boot must not be stopped by an
+        // agent that reads the order at some later time.
+        BootDrain::Ordered { .. } => Some(Plan::Do(Step::WithdrawBootDrain)),
+        BootDrain::None | BootDrain::StartedAgain { .. } | BootDrain::Failed { .. } | BootDrain::Gone => None,
+    }
+}
+
+pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Plan {
+    let Boot::Member { snapshot, .. } = &o.boot else { return Plan::Done };
+    let Some(boot) = o.boot.listed(members) else { return after_removal(o, members) };
+
+    if let Some(plan) = before_the_first_change(o, members, *snapshot) {
+        return plan;
+    }
+    if let Some(plan) = tried_too_often(o, members) {
+        return plan;
+    }
+    let promotion = if one_for_one(o) { grow::Promotion::ByThePivot } else { grow::Promotion::WhenCaughtUp };
+    if let Some(plan) = grow::plan(o, members, promotion) {
+        return plan;
+    }
+    if o.spec.skip_boot_removal {
+        return Plan::Done;
+    }
+    if let Some(plan) = clients_seen(o) {
+        return plan;
+    }
+    let two_voters = one_for_one(o) && !ours(o, members).is_empty();
+    if o.spec.hold_boot_removal && two_voters && !gate_was_passed(o) {
+        // These two voters come from elsewhere, as from a larger size: without boot's gate the way is back, not forward.
+        return crate::shrink::back_to_boot(o, members);
+    }
+    if o.spec.hold_boot_removal && !two_voters {
+        return Plan::hold(
+            HoldReason::HoldBootRemoval,
+            "selfHosted.holdBootRemoval is set; boot stays a member until it is false again",
+        );
+    }
+    remove_boot(o, members, boot)
+}
+
+/// Preflight and snapshot, while boot is still alone. Not repeated once a member of ours is listed.
+fn before_the_first_change(o: &Observed, members: &[EtcdMember], snapshot: Snapshot) -> Option<Plan> {
+    if o.seats.iter().any(|s| grow::listed(s, members).is_some()) {
+        return None;
+    }
+    match &o.preflight {
+        Preflight::NotRun => return Some(Plan::Do(Step::RunPreflight)),
+        Preflight::Pending { .. } => return Some(Plan::wait(WaitFor::PreflightChecks)),
+        Preflight::Failed { reason, message } => return Some(Plan::hold(*reason, message.clone())),
+        Preflight::Passed => {}
+    }
+    if o.spec.preflight_only {
+        return Some(Plan::Done);
+    }
+    match snapshot {
+        Snapshot::None => Some(Plan::Do(Step::SnapshotBoot)),
+        Snapshot::Pending => Some(Plan::wait(WaitFor::BootSnapshot)),
+        Snapshot::Taken | Snapshot::Impossible => None,
+    }
+}
+
+/// Whether the API servers would go on without boot (design D7.3). `None` = they would.
+fn clients_seen(o: &Observed) -> Option<Plan> {
+    let (since, remotes) = match &o.clients {
+        ClientCounts::Unknown { .. } => return Some(Plan::Do(Step::CountClients)),
+        ClientCounts::Known { listening_since_ms, remotes } => (*listening_since_ms, remotes),
+    };
+    let backoff_over = o.now_ms.saturating_sub(since) >= CLIENTS_LONGEST_BACKOFF_MS;
+    // No agent stands beside such a boot: that no remote was counted does not mean that there is none, so time alone has to do.
+    let nobody_counts = matches!(o.boot, Boot::Member { host: BootHost::Elsewhere, .. });
+    if nobody_counts && !backoff_over {
+        return Some(Plan::wait(WaitFor::ApiServersConnect));
+    }
+    let connected_anywhere = |r: &crate::RemoteClient| r.to_members.iter().any(|n| *n > 0);
+    if let Some(lost) = remotes.iter().find(|r| r.to_boot > 0 && !connected_anywhere(r)) {
+        if !backoff_over {
+            return Some(Plan::wait(WaitFor::ApiServersConnect));
+        }
+        return Some(Plan::hold(
+            HoldReason::ApiServerOnBootMember,
+            format!(
+                "{} has {} connections to boot and none to any new member: an API server there would lose its etcd; add the new members to its --etcd-servers and restart it",
+                lost.ip, lost.to_boot
+            ),
+        ));
+    }
+    let like_boot = |r: &crate::RemoteClient| r.to_members.iter().all(|n| *n >= r.to_boot);
+    if !backoff_over && !remotes.iter().all(like_boot) {
+        return Some(Plan::wait(WaitFor::ApiServersConnect));
+    }
+    None
+}
+
+/// Gate, leader, removal. At size 1 the promotion stands in here, between the gate and the rest.
+fn remove_boot(o: &Observed, members: &[EtcdMember], boot: &EtcdMember) -> Plan {
+    // With two voters nothing is waited for that the gate has seen already: none of them may fail.
+    let two_voters = one_for_one(o) && !ours(o, members).is_empty();
+    if !(two_voters && gate_was_passed(o)) && let Some(plan) = gate(o) {
+        return plan;
+    }
+    if let Some((seat, learner)) = learner_of_ours(o, members) {
+        return grow::promote(o, members, seat, learner);
+    }
+    let ours = ours(o, members);
+    if ours.len() < o.spec.size as usize || !ours.iter().all(|m| is_healthy(m)) {
+        return Plan::wait(WaitFor::VotersHealthy);
+    }
+    if !may_remove(members, boot.id) {
+        return Plan::hold(
+            HoldReason::ToleranceTooLow,
+            "removing boot would leave too few healthy voters; bring the unhealthy members back first",
+        );
+    }
+    if let EtcdHealth::Healthy { is_leader: true, .. } = boot.health {
+        return match successor(&ours) {
+            Some(to) => Plan::Do(Step::MoveLeader { from: boot.id, to }),
+            None => Plan::wait(WaitFor::LearnerCatchesUp),
+        };
+    }
+    // A boot that did not answer may still lead: only a leader among ours proves that its removal ends no leadership.
+    if !ours.iter().any(|m| grow::leads(m)) {
+        return Plan::wait(WaitFor::VotersHealthy);
+    }
+    removal(o, boot)
+}
+
+/// One member of ours takes over from boot, by 1→2→1.
+fn one_for_one(o: &Observed) -> bool {
+    o.spec.size == 1 && o.seats.len() <= 1
+}
+
+/// Boot came back each time: at size 1 our voter goes again, so that nothing rests at two voters; then a human has to look.
+fn tried_too_often(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let Boot::Member { drain, .. } = &o.boot else { return None };
+    let limit = if one_for_one(o) { DRAIN_ATTEMPTS_AT_SIZE_1 } else { DRAIN_ATTEMPTS };
+    match drain {
+        BootDrain::StartedAgain { attempt } | BootDrain::Failed { attempt } => {
+            // Not at two voters: counting anew would keep them there for ever.
+            let two_voters = one_for_one(o) && !ours(o, members).is_empty();
+            if o.spec.hold_boot_removal && !two_voters {
+                return Some(Plan::Do(Step::WithdrawBootDrain));
+            }
+            if *attempt < limit {
+                return None;
+            }
+        }
+        BootDrain::None | BootDrain::Ordered { .. } | BootDrain::Signalled { .. } | BootDrain::Gone => return None,
+    }
+    if one_for_one(o) && !ours(o, members).is_empty() {
+        return Some(crate::shrink::back_to_boot(o, members));
+    }
+    Some(Plan::hold(
+        HoldReason::BootCameBack,
+        "boot was told to stop and had to be started again each time; look at the agent's log on its node, then set selfHosted.holdBootRemoval to true and back to false",
+    ))
+}
+
+/// Whether the gate was passed with the members that are listed now, at whatever time.
+fn gate_was_passed(o: &Observed) -> bool {
+    match o.gate {
+        Gate::Passed { .. } => true,
+        Gate::NotChecked | Gate::NotYet { .. } | Gate::HashMismatch { .. } => false,
+    }
+}
+
+fn gate(o: &Observed) -> Option<Plan> {
+    match &o.gate {
+        Gate::Passed { at_ms } if o.now_ms.saturating_sub(*at_ms) <= GATE_FRESH_MS => None,
+        Gate::NotYet { at_ms, .. } if o.now_ms.saturating_sub(*at_ms) < GATE_RETRY_MS => {
+            Some(Plan::Wait { what: WaitFor::BootRemovalGate, look_again_ms: FAST_LOOK_MS })
+        }
+        Gate::HashMismatch { what } => Some(Plan::hold(
+            HoldReason::HashMismatch,
+            format!("the stores differ: {what}; do not go on: compare with `etcdctl endpoint hashkv`, restore from the snapshot of boot if in doubt"),
+        )),
+        Gate::NotChecked | Gate::Passed { .. } | Gate::NotYet { .. } => Some(Plan::Do(Step::CheckGate)),
+    }
+}
+
+fn ours<'a>(o: &Observed, members: &'a [EtcdMember]) -> Vec<&'a EtcdMember> {
+    o.seats.iter().filter_map(|s| grow::listed(s, members)).filter(|m| !m.is_learner).collect()
+}
+
+fn learner_of_ours<'a>(o: &'a Observed, members: &[EtcdMember]) -> Option<(&'a Seat, MemberId)> {
+    o.seats.iter().find_map(|s| grow::listed(s, members).filter(|m| m.is_learner).map(|m| (s, m.id)))
+}
+
+/// Who is to lead: the voter with the least lag, on two samples.
+fn successor(ours: &[&EtcdMember]) -> Option<MemberId> {
+    ours.iter()
+        .filter_map(|m| match m.health {
+            EtcdHealth::Healthy { lag: (now, Some(before)), .. }
+                if now <= grow::CAUGHT_UP_ENTRIES && before <= grow::CAUGHT_UP_ENTRIES =>
+            {
+                Some((now.max(before), m.id))
+            }
+            EtcdHealth::Healthy { .. } | EtcdHealth::Unhealthy | EtcdHealth::Unknown => None,
+        })
+        .min()
+        .map(|(_, id)| id)
+}
+
+fn removal(o: &Observed, boot: &EtcdMember) -> Plan {
+    let Boot::Member { host, drain, .. } = &o.boot else { return Plan::Done };
+    let dead = boot.health == EtcdHealth::Unknown;
+    let how = match host {
+        BootHost::StaticPod => Removal::Drain { attempt: attempts(*drain) + 1 },
+        BootHost::Elsewhere => Removal::Alive,
+        // It doesn't answer and its node has no such process: there is nothing to drain.
+        BootHost::NotFound if dead => Removal::Alive,
+        BootHost::NotFound => {
+            return Plan::hold(
+                HoldReason::BootProcessNotFound,
+                "boot answers, but the agent of its node finds no etcd process or no static pod manifest of it; see the status of the EtcdMember <cluster>-boot",
+            );
+        }
+    };
+    Plan::Do(Step::RemoveBoot { boot: boot.id, how })
+}
+
+fn attempts(drain: BootDrain) -> u32 {
+    match drain {
+        BootDrain::None | BootDrain::Gone => 0,
+        BootDrain::Ordered { attempt }
+        | BootDrain::Signalled { attempt }
+        | BootDrain::StartedAgain { attempt }
+        | BootDrain::Failed { attempt } => attempt,
+    }
+}
+
+/// Boot is no longer listed: its process goes, and something is left that keeps it from coming back.
+fn after_removal(o: &Observed, members: &[EtcdMember]) -> Plan {
+    let Boot::Member { id, tombstone, .. } = &o.boot else { return Plan::Done };
+    if id.is_none() {
+        // The endpoint answers for a cluster in which no member has its URL: nothing is known about boot, so nothing is done.
+        return Plan::hold(
+            HoldReason::BootUnreachable,
+            "no member advertises selfHosted.bootMemberClientEndpoint as its client URL; correct the field, or boot's --advertise-client-urls",
+        );
+    }
+    match tombstone {
+        Tombstone::None => Plan::Do(Step::TombstoneBoot),
+        Tombstone::Pending => Plan::Wait { what: WaitFor::BootTombstone, look_again_ms: SLOW_LOOK_MS / 10 },
+        Tombstone::Set | Tombstone::Impossible => crate::steady(o, members),
+    }
+}

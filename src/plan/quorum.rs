@@ -1,0 +1,72 @@
+//! Quorum arithmetic: which membership steps are allowed (design D6, rule 1).
+
+use crate::{EtcdHealth, EtcdMember, MemberId};
+
+/// Votes needed among `voters`.
+#[must_use]
+pub fn quorum_of(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// How many more voters may fail: healthy voters − quorum. Negative = no quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tolerance(pub i64);
+
+impl Tolerance {
+    /// The tolerance of a set of members.
+    #[must_use]
+    pub fn of(members: &[EtcdMember]) -> Self {
+        let voters = members.iter().filter(|m| !m.is_learner);
+        let (count, healthy) = voters.fold((0, 0), |(n, h), m| (n + 1, h + usize::from(is_healthy(m))));
+        Self(to_i64(healthy) - to_i64(quorum_of(count)))
+    }
+
+    /// The best tolerance that a set of this many voters can have.
+    #[must_use]
+    pub fn best(voters: usize) -> Self {
+        Self(to_i64(voters) - to_i64(quorum_of(voters)))
+    }
+}
+
+fn to_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Whether a member answered in this round, knows a leader and raises no alarm.
+#[must_use]
+pub fn is_healthy(member: &EtcdMember) -> bool {
+    match member.health {
+        EtcdHealth::Healthy { .. } => true,
+        EtcdHealth::Unhealthy | EtcdHealth::Unknown => false,
+    }
+}
+
+/// Whether a membership step is allowed, judged by the state after it: tolerance after ≥ 0 and ≥ min(1, before, best at that size).
+fn allowed(before: &[EtcdMember], after: &[EtcdMember]) -> bool {
+    let voters_after = after.iter().filter(|m| !m.is_learner).count();
+    let (before, after) = (Tolerance::of(before), Tolerance::of(after));
+    after >= Tolerance(0) && after >= Tolerance(1).min(before).min(Tolerance::best(voters_after))
+}
+
+/// Whether `id` may be promoted: it becomes a voter, healthy if it is healthy now.
+#[must_use]
+pub fn may_promote(members: &[EtcdMember], id: MemberId) -> bool {
+    let after: Vec<_> = members
+        .iter()
+        .cloned()
+        .map(|mut m| {
+            if m.id == id {
+                m.is_learner = false;
+            }
+            m
+        })
+        .collect();
+    allowed(members, &after)
+}
+
+/// Whether `id` may be removed.
+#[must_use]
+pub fn may_remove(members: &[EtcdMember], id: MemberId) -> bool {
+    let after: Vec<_> = members.iter().filter(|m| m.id != id).cloned().collect();
+    allowed(members, &after)
+}

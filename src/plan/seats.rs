@@ -1,0 +1,66 @@
+//! Which nodes get a seat.
+
+use std::collections::BTreeMap;
+
+use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, grow};
+
+/// Gives seats until there are `size` of them, or says why that cannot be done. `None` = there are enough.
+pub(crate) fn assign(o: &Observed) -> Option<Plan> {
+    let wanted = o.spec.size as usize;
+    if o.seats.len() >= wanted {
+        return None;
+    }
+    if o.nodes.is_empty() {
+        return Some(Plan::hold(
+            HoldReason::NoControlNode,
+            "no node matches spec.pod.nodeSelector; label the control nodes (node-role.kubernetes.io/control-plane) or change the selector",
+        ));
+    }
+    let mut taken: Vec<NodeName> = o.seats.iter().map(|s| s.node.clone()).collect();
+    let mut new = Vec::new();
+    while taken.len() < wanted {
+        let Some(node) = best(o, &taken) else {
+            return Some(Plan::hold(
+                HoldReason::NotEnoughNodes,
+                format!(
+                    "spec.size is {wanted}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned); add nodes or lower spec.size",
+                    taken.len(),
+                    o.nodes.len()
+                ),
+            ));
+        };
+        taken.push(node.name.clone());
+        new.push(node.name.clone());
+    }
+    Some(Plan::Do(Step::AssignSeats { nodes: new }))
+}
+
+/// Takes back, one by one, the seats beyond `size` that have no member yet: without this they would be filled and then be too many.
+pub(crate) fn give_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    if o.seats.len() <= o.spec.size as usize {
+        return None;
+    }
+    let last = o.seats.iter().filter(|s| grow::listed(s, members).is_none()).max_by_key(|s| &s.node)?;
+    Some(Plan::Do(Step::Unseat { node: last.node.clone() }))
+}
+
+/// The free node in the least crowded zone; by name where zones are equal.
+fn best<'a>(o: &'a Observed, taken: &[NodeName]) -> Option<&'a Node> {
+    let mut crowd: BTreeMap<&str, usize> = BTreeMap::new();
+    for node in o.nodes.iter().filter(|n| taken.contains(&n.name)) {
+        *crowd.entry(&node.zone).or_default() += 1;
+    }
+    o.nodes
+        .iter()
+        .filter(|n| !taken.contains(&n.name) && !n.cordoned && may_join(n, o))
+        .min_by_key(|n| (crowd.get(n.zone.as_str()).copied().unwrap_or(0), &n.name))
+}
+
+/// NotReady for want of a network does not count during a pivot: the network is an add-on that comes later.
+fn may_join(node: &Node, o: &Observed) -> bool {
+    match node.readiness {
+        Readiness::Ready => true,
+        Readiness::NoNetworkYet => o.boot.is_pivot(),
+        Readiness::NotReady => false,
+    }
+}

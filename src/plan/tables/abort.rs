@@ -1,0 +1,53 @@
+//! Abort: back to boot alone.
+
+use super::*;
+
+fn aborted(mut o: Observed) -> Observed {
+    o.spec.abort = true;
+    o
+}
+
+#[test]
+fn learners_go_first_then_the_leader_moves_then_voters_go() {
+    let mut o = aborted(joined(3, 2));
+    list(&mut o, 3, learner(follower()));
+    does(&o, Step::RemoveMember { node: name(3), member: id(3) });
+    members(&mut o).pop();
+    member(&mut o, 1).health = leader();
+    members(&mut o)[0].health = follower();
+    does(&o, Step::MoveLeader { from: id(1), to: BOOT });
+    members(&mut o)[0].health = leader();
+    member(&mut o, 1).health = follower();
+    does(&o, Step::RemoveMember { node: name(1), member: id(1) });
+}
+
+#[test]
+fn the_seats_are_given_back_last() {
+    let mut o = aborted(seated(2));
+    does(&o, Step::Unseat { node: name(1) });
+    o.seats.clear();
+    assert_eq!(plan(&o), Plan::Done);
+}
+
+#[test]
+fn an_unhealthy_boot_is_nothing_to_go_back_to() {
+    let mut o = aborted(joined(3, 3));
+    members(&mut o)[0].health = EtcdHealth::Unhealthy;
+    holds(&o, HoldReason::ToleranceTooLow, "take abort away");
+}
+
+#[test]
+fn no_voter_is_removed_where_the_rest_would_be_too_few() {
+    let mut o = aborted(joined(5, 4));
+    member(&mut o, 1).health = EtcdHealth::Unhealthy;
+    // The unhealthy one goes first: that costs nothing.
+    does(&o, Step::RemoveMember { node: name(1), member: id(1) });
+    member(&mut o, 2).health = EtcdHealth::Unhealthy;
+    member(&mut o, 3).health = EtcdHealth::Unhealthy;
+    waits(&o, WaitFor::VotersHealthy);
+}
+
+#[test]
+fn abort_after_the_removal_changes_nothing() {
+    does(&aborted(removed(3)), Step::TombstoneBoot);
+}

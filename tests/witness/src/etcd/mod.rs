@@ -1,0 +1,4 @@
+//! The etcd side: every member polled directly, beside the API server.
+
+pub mod poller;
+mod wire;

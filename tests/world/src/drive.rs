@@ -1,0 +1,302 @@
+//! Drives a World: controllers that pass, faults, edits of the spec, and the closure with all faults healed.
+
+use etcd_operator_plan::{HoldReason, Observed, Plan, Readiness, Step};
+
+use crate::execute::{Interrupt, execute, go_on};
+use crate::nodes::{power_cut, power_on};
+use crate::observe::{Controller, Observation, Sight, observe};
+use crate::world::{Setup, TICK_MS, World};
+use crate::{Ms, boot};
+
+/// A planner: the real one, or a wrong one for the red cases.
+pub type Planner = fn(&Observed) -> Plan;
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A controller observes, plans and acts at once.
+    Pass {
+        /// Which controller, 0 or 1.
+        who: usize,
+        /// What it cannot see.
+        sight: Sight,
+        /// What goes wrong.
+        interrupt: Interrupt,
+    },
+    /// A controller observes and plans, and is then paused.
+    Think {
+        /// Which.
+        who: usize,
+        /// What it cannot see.
+        sight: Sight,
+    },
+    /// It goes on where it was paused, with what it saw then.
+    Act {
+        /// Which.
+        who: usize,
+    },
+    /// A controller dies and begins anew.
+    Crash {
+        /// Which.
+        who: usize,
+    },
+    /// Time passes.
+    Wait {
+        /// ms.
+        ms: Ms,
+    },
+    /// The world goes wrong.
+    Fault(Fault),
+    /// A human edits the spec.
+    Edit(Edit),
+}
+
+/// What goes wrong in the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// A node loses power.
+    PowerCut(usize),
+    /// A node gets power.
+    PowerOn(usize),
+    /// All nodes lose power, and get it again.
+    PowerCutAll,
+    /// Boot's process is killed.
+    KillBoot,
+    /// A member's etcd is killed; its keeper starts it again.
+    KillEtcd(usize),
+    /// A node's agent dies.
+    AgentDies(usize),
+    /// A node's agent is back.
+    AgentBack(usize),
+    /// A node is cordoned, or no longer.
+    Cordon(usize),
+    /// A node becomes NotReady.
+    NotReady(usize),
+}
+
+/// An edit of the spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Edit {
+    /// `spec.size`.
+    Size(u32),
+    /// `holdBootRemoval` is turned over.
+    Hold,
+    /// `skipBootMemberRemoval` is turned over.
+    Skip,
+    /// `abort` is turned over.
+    Abort,
+}
+
+/// Where the closure came to rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// The planner says Done, again and again.
+    Done,
+    /// The planner holds, again and again, for this reason.
+    Hold(HoldReason, String),
+    /// It never rested: the last answers.
+    Never(Vec<String>),
+}
+
+/// A World with two controllers in it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The world.
+    pub world: World,
+    controllers: [Controller; 2],
+    paused: [Option<(Plan, Observation)>; 2],
+    planner: Planner,
+}
+
+impl Run {
+    /// Begins.
+    #[must_use]
+    pub fn new(setup: &Setup, planner: Planner) -> Self {
+        let controllers = [Controller::new("A"), Controller::new("B")];
+        Self { world: World::new(setup), controllers, paused: [None, None], planner }
+    }
+
+    /// Lets time pass; removals under way go on.
+    pub fn advance(&mut self, ms: Ms) {
+        let until = self.world.now + ms;
+        while self.world.now < until {
+            self.world.advance(TICK_MS.min(until - self.world.now));
+            for controller in &mut self.controllers {
+                go_on(&mut self.world, controller);
+            }
+        }
+    }
+
+    /// One pass. `None` = there was none: the API doesn't answer, or the controller is in the middle of a removal.
+    pub fn pass(&mut self, who: usize, sight: &Sight, interrupt: Interrupt) -> Option<Plan> {
+        let (plan, seen) = self.think(who, sight)?;
+        self.act(who, &plan, &seen, interrupt);
+        Some(plan)
+    }
+
+    fn think(&mut self, who: usize, sight: &Sight) -> Option<(Plan, Observation)> {
+        let controller = self.controllers.get_mut(who)?;
+        if controller.doing.is_some() {
+            return None;
+        }
+        let seen = observe(&self.world, controller, sight)?;
+        Some(((self.planner)(&seen.observed), seen))
+    }
+
+    fn act(&mut self, who: usize, plan: &Plan, seen: &Observation, interrupt: Interrupt) {
+        if let (Plan::Do(step), Some(controller)) = (plan, self.controllers.get_mut(who)) {
+            // The controller says what failed by looking again.
+            let _ = execute(&mut self.world, controller, step, seen, interrupt);
+        }
+    }
+
+    /// Lets an event happen, and a little time pass.
+    pub fn happen(&mut self, event: &Event) {
+        match event {
+            Event::Pass { who, sight, interrupt } => {
+                self.pass(*who, sight, *interrupt);
+                self.advance(100);
+            }
+            Event::Think { who, sight } => {
+                let thought = self.think(*who, sight);
+                if let Some(paused) = self.paused.get_mut(*who) {
+                    *paused = thought;
+                }
+            }
+            Event::Act { who } => {
+                if let Some((plan, seen)) = self.paused.get_mut(*who).and_then(Option::take) {
+                    self.act(*who, &plan, &seen, Interrupt::None);
+                }
+                self.advance(100);
+            }
+            Event::Crash { who } => {
+                if let Some(controller) = self.controllers.get_mut(*who) {
+                    controller.crash(&mut self.world);
+                }
+                if let Some(paused) = self.paused.get_mut(*who) {
+                    *paused = None;
+                }
+            }
+            Event::Wait { ms } => self.advance(*ms),
+            Event::Fault(fault) => self.fault(*fault),
+            Event::Edit(edit) => self.edit(*edit),
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let world = &mut self.world;
+        world.trace.faults += 1;
+        let now = world.now;
+        world.trace.tell(now, format!("{fault:?}"));
+        let last = world.nodes.len().saturating_sub(1);
+        match fault {
+            Fault::PowerCut(node) => power_cut(world, node.min(last)),
+            Fault::PowerOn(node) => power_on(world, node.min(last)),
+            Fault::PowerCutAll => {
+                (0..=last).for_each(|node| power_cut(world, node));
+                (0..=last).for_each(|node| power_on(world, node));
+            }
+            Fault::KillBoot => boot::stop(world),
+            Fault::KillEtcd(node) => {
+                if let Some(id) = world.member_on(node.min(last)) {
+                    world.raft.stop(id);
+                }
+            }
+            Fault::AgentDies(node) => world.nodes[node.min(last)].agent_alive = false,
+            Fault::AgentBack(node) => world.nodes[node.min(last)].agent_alive = true,
+            Fault::Cordon(node) => {
+                let node = &mut world.nodes[node.min(last)];
+                node.cordoned = !node.cordoned;
+            }
+            Fault::NotReady(node) => world.nodes[node.min(last)].readiness = Readiness::NotReady,
+        }
+    }
+
+    fn edit(&mut self, edit: Edit) {
+        if !self.world.api_answers() {
+            return;
+        }
+        let now = self.world.now;
+        self.world.trace.tell(now, format!("{edit:?}"));
+        let spec = &mut self.world.api.spec;
+        match edit {
+            Edit::Size(size) => spec.size = size,
+            Edit::Hold => spec.hold_boot_removal = !spec.hold_boot_removal,
+            Edit::Skip => spec.skip_boot_removal = !spec.skip_boot_removal,
+            Edit::Abort => spec.abort = !spec.abort,
+        }
+    }
+
+    /// All faults are healed: power, agents, nodes. Edits of the spec stay: they are what is wanted.
+    pub fn heal(&mut self) {
+        for index in 0..self.world.nodes.len() {
+            power_on(&mut self.world, index);
+            let node = &mut self.world.nodes[index];
+            node.agent_alive = true;
+            node.cordoned = false;
+            node.readiness = Readiness::Ready;
+        }
+        self.paused = [None, None];
+        for controller in &mut self.controllers {
+            controller.crash(&mut self.world);
+        }
+        self.world.trace.faults += 1;
+        let now = self.world.now;
+        self.world.trace.tell(now, "all faults are healed");
+    }
+
+    /// Passes of one controller, without faults, until the planner's answer has been the same Done or Hold for a minute.
+    pub fn settle(&mut self, passes: usize) -> Rest {
+        const REST_MS: Ms = 60_000;
+        let mut resting: Option<(Plan, Ms)> = None;
+        let mut last = Vec::new();
+        for _ in 0..passes {
+            let Some(plan) = self.pass(0, &Sight::default(), Interrupt::None) else {
+                self.advance(100);
+                continue;
+            };
+            last.push(format!("{} {plan:?}", self.world.now));
+            let rests = match &plan {
+                Plan::Done | Plan::Hold { .. } => true,
+                Plan::Do(_) | Plan::Wait { .. } => false,
+            };
+            let pause = match &plan {
+                Plan::Do(_) => 100,
+                Plan::Wait { look_again_ms, .. } => *look_again_ms,
+                Plan::Done | Plan::Hold { .. } => 1_000,
+            };
+            let since = match resting.take() {
+                Some((same, since)) if rests && same_kind(&same, &plan) => since,
+                Some(_) | None => self.world.now,
+            };
+            if rests && self.world.now >= since + REST_MS {
+                return match plan {
+                    Plan::Hold { reason, next_step } => Rest::Hold(reason, next_step),
+                    Plan::Done | Plan::Do(_) | Plan::Wait { .. } => Rest::Done,
+                };
+            }
+            resting = rests.then_some((plan, since));
+            self.advance(pause);
+        }
+        Rest::Never(last.split_off(last.len().saturating_sub(12)))
+    }
+
+    /// The steps taken so far that stand in the story, for tests.
+    #[must_use]
+    pub fn took(&self, step: &str) -> usize {
+        self.world.trace.story.iter().filter(|(_, what)| what.contains(step)).count()
+    }
+}
+
+fn same_kind(a: &Plan, b: &Plan) -> bool {
+    match (a, b) {
+        (Plan::Hold { reason: a, .. }, Plan::Hold { reason: b, .. }) => a == b,
+        (a, b) => a == b,
+    }
+}
+
+/// Whether a plan is this kind of step, for wrong planners.
+#[must_use]
+pub fn is_removal(step: &Step) -> bool {
+    matches!(step, Step::RemoveBoot { .. })
+}

@@ -1,0 +1,209 @@
+//! Nodes: power, the agent (needs the API) and the keeper (needs only its disk). The keeper here is the start table of design §3 as
+//! far as a disk that is never wiped needs it.
+
+use etcd_operator_plan::{KeeperView, MemberId, Readiness, Snapshot, Tombstone};
+
+use crate::api::Counted;
+use crate::raft::Life;
+use crate::world::World;
+use crate::{Ms, boot::BootHost};
+
+/// How long an agent's watch takes to bring an order, ms.
+pub const AGENT_DELAY_MS: Ms = 100;
+/// How long certificate, image proof and pod take on a node, ms.
+const PREPARE_MS: Ms = 1_500;
+/// From power to the first process of the kubelet's static pods, ms.
+pub(crate) const KUBELET_START_MS: Ms = 1_000;
+
+/// A control node.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Since when it has power; `None` = off.
+    pub on_since: Option<Ms>,
+    /// `spec.unschedulable`.
+    pub cordoned: bool,
+    /// Its Ready condition.
+    pub readiness: Readiness,
+    /// Whether its agent runs (when the node does).
+    pub agent_alive: bool,
+    /// The keeper's pod, once the node has a seat.
+    pub keeper: Option<Keeper>,
+}
+
+/// The keeper: what stands on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Keeper {
+    /// When the agent wrote the manifest.
+    pub since: Ms,
+    /// The member ID in its order.
+    pub order: Option<MemberId>,
+    /// Whose data lies in the data directory.
+    pub data: Option<MemberId>,
+    /// Member IDs that ran here.
+    pub ran_here: Vec<MemberId>,
+    /// Member IDs whose removal it learned.
+    pub removed: Vec<MemberId>,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize) -> Self {
+        Self {
+            name: format!("cp{}", index + 1),
+            on_since: Some(0),
+            cordoned: false,
+            readiness: Readiness::NoNetworkYet,
+            agent_alive: true,
+            keeper: None,
+        }
+    }
+
+    /// Whether its agent runs and answers.
+    #[must_use]
+    pub fn agent_answers(&self) -> bool {
+        self.on_since.is_some() && self.agent_alive
+    }
+}
+
+pub(crate) fn tick(world: &mut World) {
+    for index in 0..world.nodes.len() {
+        keep(world, index);
+    }
+    if !world.api_answers() {
+        return;
+    }
+    for index in 0..world.nodes.len() {
+        if world.nodes[index].agent_answers() {
+            obey(world, index);
+            report(world, index);
+        }
+    }
+}
+
+/// One look of the keeper on a node.
+fn keep(world: &mut World, index: usize) {
+    let now = world.now;
+    if world.nodes[index].on_since.is_none_or(|on| now < on + KUBELET_START_MS) {
+        return;
+    }
+    let (reachable, raft) = (world.raft.leader.is_some(), &mut world.raft);
+    let Some(keeper) = world.nodes[index].keeper.as_mut() else { return };
+    if let Some(data) = keeper.data
+        && reachable
+        && raft.listed(data).is_none()
+        && !keeper.removed.contains(&data)
+    {
+        keeper.removed.push(data);
+        raft.stop(data);
+    }
+    let Some(order) = keeper.order.filter(|id| !keeper.removed.contains(id)) else { return };
+    if keeper.data == Some(order) {
+        raft.start(now, order);
+    } else if reachable && raft.listed(order).is_some() && !keeper.ran_here.contains(&order) {
+        // Data of a removed member is archived first; data of a member that is still listed is not ours to touch.
+        if keeper.data.is_some_and(|d| !keeper.removed.contains(&d)) {
+            return;
+        }
+        keeper.ran_here.push(order);
+        keeper.data = Some(order);
+        raft.start(now, order);
+    }
+}
+
+/// What the keeper on a node says.
+pub(crate) fn view(world: &World, index: usize) -> KeeperView {
+    let node = &world.nodes[index];
+    let Some(keeper) = &node.keeper else { return KeeperView::NotPrepared { why: "no pod yet".into() } };
+    if world.now < keeper.since + PREPARE_MS {
+        return KeeperView::NotPrepared { why: "proving the image".into() };
+    }
+    match keeper.data {
+        Some(data) if keeper.removed.contains(&data) => KeeperView::Stopped,
+        Some(data) if world.raft.runs(data) => KeeperView::Running,
+        Some(_) | None => KeeperView::Waiting { reason: "WaitToBeAdded".into() },
+    }
+}
+
+/// The agent carries out what its watch has brought.
+fn obey(world: &mut World, index: usize) {
+    let seen = world.now.saturating_sub(AGENT_DELAY_MS);
+    match world.api.seats.iter().find(|s| s.node == index).filter(|s| s.changed_at <= seen) {
+        Some(seat) => {
+            let fresh = Keeper { since: world.now, ..Keeper::default() };
+            world.nodes[index].keeper.get_or_insert(fresh).order = seat.ordered;
+        }
+        None if world.api.seats.iter().all(|s| s.node != index) => {
+            if let Some(data) = world.nodes[index].keeper.take().and_then(|k| k.data) {
+                world.raft.stop(data);
+            }
+        }
+        None => {}
+    }
+    if world.api.preflight_at.is_some_and(|at| at <= seen) && !world.api.preflight_answers.contains(&index) {
+        world.api.preflight_answers.push(index);
+    }
+    if world.boot.host == BootHost::Node(index) && world.api.boot.changed_at <= seen {
+        crate::boot::obey(world);
+    }
+}
+
+/// The agent writes its status.
+fn report(world: &mut World, index: usize) {
+    let view = view(world, index);
+    let seen = world.now.saturating_sub(AGENT_DELAY_MS);
+    if let Some(seat) = world.api.seats.iter_mut().find(|s| s.node == index) {
+        seat.keeper = view;
+    }
+    world.api.counts[index] =
+        if world.api.count_at.is_some_and(|at| at <= seen) { Some(count(world, index)) } else { None };
+    if world.boot.host == BootHost::Node(index) {
+        world.api.boot.drain_report = world.boot.reported();
+        if world.api.boot.snapshot == Snapshot::Pending && world.raft.runs(crate::world::BOOT) {
+            world.api.boot.snapshot = Snapshot::Taken;
+        }
+        if world.api.boot.tombstone == Tombstone::Pending && world.boot.tombstone {
+            world.api.boot.tombstone = Tombstone::Set;
+        }
+    }
+}
+
+/// Sockets on this node, per API server.
+fn count(world: &World, index: usize) -> Counted {
+    let here = |id: MemberId| world.servers.iter().map(|s| s.sockets_to(id)).collect::<Vec<u32>>();
+    let to_boot =
+        if world.boot.host == BootHost::Node(index) { here(crate::world::BOOT) } else { Vec::new() };
+    let running = world.member_on(index).and_then(|id| match world.raft.processes.get(&id).map(|p| p.life) {
+        Some(Life::Up { since }) => Some((id, since)),
+        Some(Life::Down | Life::Draining { .. }) | None => None,
+    });
+    Counted {
+        to_boot,
+        to_member: running.map(|(id, _)| here(id)).unwrap_or_default(),
+        listening_since: running.map(|(_, since)| since),
+    }
+}
+
+/// The node loses power: everything on it is gone in the same instant, its disk stays.
+pub fn power_cut(world: &mut World, index: usize) {
+    let Some(node) = world.nodes.get_mut(index) else { return };
+    node.on_since = None;
+    if let Some(data) = node.keeper.as_ref().and_then(|k| k.data) {
+        world.raft.stop(data);
+        crate::clients::lost_power(world, data);
+    }
+    crate::boot::power_cut(world, index);
+    for server in world.servers.iter_mut().filter(|s| s.node == index) {
+        server.power_cut();
+    }
+}
+
+/// The node gets power again: the kubelet starts what stands in its manifest directory, the agent comes with the API.
+pub fn power_on(world: &mut World, index: usize) {
+    let now = world.now;
+    let Some(node) = world.nodes.get_mut(index).filter(|n| n.on_since.is_none()) else { return };
+    node.on_since = Some(now);
+    for server in world.servers.iter_mut().filter(|s| s.node == index) {
+        server.power_on(now + KUBELET_START_MS);
+    }
+}

@@ -1,0 +1,162 @@
+//! The World: everything there is, and how time passes. It holds no randomness: who drives it decides what happens when, so that the
+//! same history always ends in the same World, and a World can be cloned, compared and explored.
+
+use etcd_operator_plan::{MemberId, Snapshot, Spec, Tombstone};
+
+use crate::api::{Api, BootObject};
+use crate::boot::{BootHost, BootMachine};
+use crate::checks::Trace;
+use crate::clients::ApiServer;
+use crate::nodes::Node;
+use crate::raft::Raft;
+use crate::{Ms, boot};
+
+/// How far time goes in one go, ms: the interval at which drains are watched (design D7.5).
+pub const TICK_MS: Ms = 50;
+/// Boot's member ID.
+pub const BOOT: MemberId = MemberId(1);
+/// Entries in boot's log when the story begins.
+const SEED_ENTRIES: u64 = 20_000;
+
+/// What to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// Control nodes.
+    pub nodes: usize,
+    /// `spec.size`.
+    pub size: u32,
+    /// Where boot runs.
+    pub boot: BootHost,
+    /// API servers that list only boot in `--etcd-servers`.
+    pub boot_only_servers: usize,
+    /// Age of the API servers' refused connections: how often each channel has tried the seats in vain already.
+    pub refused_before: u32,
+}
+
+impl Setup {
+    /// `nodes` nodes, boot on the first as a static pod.
+    #[must_use]
+    pub fn of(nodes: usize, size: u32) -> Self {
+        Self { nodes, size, boot: BootHost::Node(0), boot_only_servers: 0, refused_before: 3 }
+    }
+}
+
+/// The simulated cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct World {
+    /// The time, ms.
+    pub now: Ms,
+    /// etcd.
+    pub raft: Raft,
+    /// Control nodes, with their agents and keepers.
+    pub nodes: Vec<Node>,
+    /// Boot's process, its kubelet's part and its agent's journal.
+    pub boot: BootMachine,
+    /// The API objects.
+    pub api: Api,
+    /// API servers as clients of etcd.
+    pub servers: Vec<ApiServer>,
+    /// What happened, for the checks.
+    pub trace: Trace,
+}
+
+impl World {
+    /// A cluster on boot alone, the operator installed, nothing done yet.
+    #[must_use]
+    pub fn new(setup: &Setup) -> Self {
+        let spec = Spec {
+            size: setup.size,
+            paused: false,
+            hold_boot_removal: false,
+            skip_boot_removal: false,
+            abort: false,
+            preflight_only: false,
+        };
+        let elsewhere = setup.boot == BootHost::Elsewhere;
+        let boot = BootObject {
+            snapshot: if elsewhere { Snapshot::Impossible } else { Snapshot::None },
+            drain_order: None,
+            drain_report: None,
+            tombstone: Tombstone::None,
+            changed_at: 0,
+        };
+        let api = Api {
+            spec,
+            version: 0,
+            seats: Vec::new(),
+            boot,
+            preflight_at: None,
+            preflight_answers: Vec::new(),
+            count_at: None,
+            counts: vec![None; setup.nodes],
+        };
+        let raft = Raft::of_boot(BOOT, "https://boot:12380", SEED_ENTRIES);
+        let mut world = Self {
+            now: 0,
+            raft,
+            nodes: (0..setup.nodes).map(Node::new).collect(),
+            boot: BootMachine::new(setup.boot),
+            api,
+            servers: Vec::new(),
+            trace: Trace::default(),
+        };
+        world.servers.push(ApiServer::new(0, setup.nodes, setup.refused_before));
+        for _ in 0..setup.boot_only_servers {
+            let index = world.servers.len();
+            world.servers.push(ApiServer::boot_only(index));
+        }
+        world.advance(2 * crate::raft::STRICT_CHECK_MS);
+        world
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, ms: Ms) {
+        let until = self.now + ms;
+        while self.now < until {
+            let tick = TICK_MS.min(until - self.now);
+            self.now += tick;
+            boot::tick(self);
+            crate::nodes::tick(self);
+            if self.raft.tick(self.now, tick) {
+                crate::checks::after_election(self);
+            }
+            crate::clients::tick(self);
+            crate::checks::each_tick(self, tick);
+        }
+    }
+
+    /// The peer URL of the seat on a node.
+    #[must_use]
+    pub fn peer_url(&self, node: usize) -> String {
+        peer_url(node)
+    }
+
+    /// The ID of the listed member on a node.
+    #[must_use]
+    pub fn member_on(&self, node: usize) -> Option<MemberId> {
+        let url = peer_url(node);
+        self.raft.config.iter().find(|m| m.peer_url == url).map(|m| m.id)
+    }
+
+    /// Whether boot is listed.
+    #[must_use]
+    pub fn boot_listed(&self) -> bool {
+        self.raft.listed(BOOT).is_some()
+    }
+
+    /// Voters of ours.
+    #[must_use]
+    pub fn our_voters(&self) -> Vec<MemberId> {
+        self.raft.voters().filter(|id| *id != BOOT).collect()
+    }
+
+    /// Whether the API answers: an API server with a way to a member that serves.
+    #[must_use]
+    pub fn api_answers(&self) -> bool {
+        self.raft.spare_voters() >= 0 && self.servers.iter().any(|s| s.reaches_etcd(self))
+    }
+}
+
+pub(crate) fn peer_url(node: usize) -> String {
+    format!("https://10.0.0.{}:2380", node + 1)
+}
