@@ -34,7 +34,8 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         Plan::Do(step) => {
             tracing::info!(cluster = name, step = ?step, "step");
             act::act(context, &view, memory, step).await?;
-            Ok(Some(AFTER_STEP))
+            // The agents count every half second.
+            Ok(Some(if *step == Step::CountClients { AFTER_STEP * 5 } else { AFTER_STEP }))
         }
         Plan::Wait { look_again_ms, .. } => Ok(Some(Duration::from_millis(*look_again_ms))),
         Plan::Hold { .. } => Ok(Some(Duration::from_millis(etcd_operator_plan::SLOW_LOOK_MS))),

@@ -318,8 +318,7 @@ impl Segment {
     }
 
     fn metadata(&self, record: &Record) -> Result<Owner, WalError> {
-        let metadata =
-            Metadata::decode(record.data.as_slice()).map_err(|_| self.corrupt("its metadata cannot be decoded"))?;
+        let metadata = Metadata::decode(record.data.as_slice()).map_err(|_| self.corrupt("its metadata cannot be decoded"))?;
         if metadata.node_id == 0 || metadata.cluster_id == 0 {
             return Err(self.corrupt("its metadata names no member or no cluster"));
         }

@@ -38,8 +38,8 @@ pub async fn ask(pki: &Path, endpoints: &[String], cluster: ClusterId, limit: Du
         return Answer::Nothing("no endpoint of another member is known".to_owned());
     }
     let mut tasks = JoinSet::new();
-    for endpoint in endpoints.iter().cloned() {
-        let tls = tls.clone();
+    for endpoint in endpoints {
+        let (endpoint, tls) = (endpoint.clone(), tls.clone());
         tasks.spawn(async move { ask_one(&endpoint, &tls, cluster, limit).await });
     }
     let mut failures = BTreeSet::new();

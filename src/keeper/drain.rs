@@ -15,6 +15,16 @@ use crate::supervise::{Keeper, Next};
 use crate::table::Reason;
 
 impl Keeper {
+    /// The member is removed: a drain that is open, or that no etcd was there for, is over.
+    pub(crate) fn nothing_left_to_drain(&mut self) {
+        self.close_drain(DrainStep::Gone);
+        let ordered = self.order.as_ref().and_then(|o| o.drain.as_ref()).map(|d| d.id.clone());
+        if let Some(id) = ordered.filter(|id| !self.store.state.consumed.contains(id)) {
+            note(&mut self.store.state.consumed, &id);
+            self.store.state.drain = Some(DrainState { id, step: DrainStep::Gone });
+        }
+    }
+
     /// Carries out a drain from the signal to its end.
     pub(crate) async fn drain(&mut self, running: &Running, id: &str) -> Next {
         let timing = self.args.timing.clone();
@@ -26,8 +36,13 @@ impl Keeper {
         running.etcd.terminate();
         let signalled = now();
         let order = self.order.clone().unwrap_or_else(|| running.order.clone());
-        let mut poll =
-            Poll::start(&self.paths.pki(), &others(&order, &self.store.state), running.owner.cluster, timing.drain_poll, timing.ask);
+        let mut poll = Poll::start(
+            &self.paths.pki(),
+            &others(&order, &self.store.state),
+            running.owner.cluster,
+            timing.drain_poll,
+            timing.ask,
+        );
         let (mut told, mut gone) = (Told::Nothing, false);
         let removed = loop {
             tokio::select! {

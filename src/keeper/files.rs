@@ -91,7 +91,10 @@ impl Store {
         let (mut state, at_start, written) = match read::<State>(&path) {
             Found::Whole(state) if state.format == FORMAT => (state.clone(), StateAtStart::Found, Some(state)),
             Found::Whole(state) => {
-                tracing::error!(format = state.format, "the state file has a format that this keeper does not read: starting without it");
+                tracing::error!(
+                    format = state.format,
+                    "the state file has a format that this keeper does not read: starting without it"
+                );
                 (State::default(), StateAtStart::Lost, None)
             }
             Found::Missing => (State::default(), StateAtStart::Lost, None),

@@ -40,7 +40,8 @@ impl FirstStart {
             // etcd's own mode; it refuses directories that others can read.
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&member)?;
             let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-            let what = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+            let what =
+                WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
             add_watch(&inotify, &member, what)?;
             let metadata = fs::metadata(&member)?;
             std::io::Result::Ok((inotify, (metadata.dev(), metadata.ino())))
@@ -71,7 +72,11 @@ impl FirstStart {
                 Err(Errno::INTR) => {}
                 Err(_) => return Verdict::MayHaveRun,
                 Ok(event) => {
-                    let blind = ReadFlags::QUEUE_OVERFLOW | ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT | ReadFlags::IGNORED;
+                    let blind = ReadFlags::QUEUE_OVERFLOW
+                        | ReadFlags::DELETE_SELF
+                        | ReadFlags::MOVE_SELF
+                        | ReadFlags::UNMOUNT
+                        | ReadFlags::IGNORED;
                     if event.events().intersects(blind) || event.file_name().is_some_and(|name| name.to_bytes() == b"wal") {
                         return Verdict::MayHaveRun;
                     }

@@ -53,13 +53,7 @@ mod tests {
     use crate::order::tests::order;
 
     fn own(lineage: u64, sequence: u64, name: &str) -> State {
-        let identity = Identity {
-            lineage,
-            sequence,
-            cluster_id: "c2".into(),
-            member_id: "a2".into(),
-            member_name: name.into(),
-        };
+        let identity = Identity { lineage, sequence, cluster_id: "c2".into(), member_id: "a2".into(), member_name: name.into() };
         State { identity: Some(identity), ..State::default() }
     }
 

@@ -10,7 +10,9 @@ use crate::clock::Timing;
 use crate::contract::{Order, Paths, PermissionKind, Run, State};
 use crate::disk::FileSystem;
 use crate::identity;
-use crate::table::{ArchiveFact, DataFact, Decision, Disk, Facts, History, IdentityFact, OrderFact, PeersFact, PermissionFact, Reason, decide};
+use crate::table::{
+    ArchiveFact, DataFact, Decision, Disk, Facts, History, IdentityFact, OrderFact, PeersFact, PermissionFact, Reason, decide,
+};
 
 /// What was seen, and what follows from it.
 pub struct Look {

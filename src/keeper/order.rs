@@ -99,7 +99,8 @@ fn check(order: &Order) -> Result<(), (&'static str, &'static str)> {
     if u64::from(election) < 5 * u64::from(heartbeat) || election > 50_000 {
         return Err(("etcd.electionMs", "must be at least five times heartbeatMs and at most 50000"));
     }
-    let ids = [order.permission.as_ref().map(|p| &p.id), order.drain.as_ref().map(|d| &d.id), order.archive.as_ref().map(|a| &a.id)];
+    let ids =
+        [order.permission.as_ref().map(|p| &p.id), order.drain.as_ref().map(|d| &d.id), order.archive.as_ref().map(|a| &a.id)];
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if ids.into_iter().flatten().any(|id| id.is_empty() || id.len() > 128 || !id.bytes().all(plain)) {
         return Err(("permission, drain or archive", "must have an ID of 1 to 128 letters, digits, dots, dashes or underscores"));

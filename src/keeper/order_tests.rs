@@ -86,7 +86,8 @@ fn an_unknown_format_is_refused_whatever_else_it_holds() {
 
 #[test]
 fn what_an_enemy_may_write_is_refused_and_named() {
-    let cases: [(&str, fn(&mut Order)); 12] = [
+    type Spoil = fn(&mut Order);
+    let cases: [(&str, Spoil); 12] = [
         ("memberName", |o| o.member_name = "../../etc".into()),
         ("memberName", |o| o.member_name = "archive".into()),
         ("memberName", |o| o.member_name = ".hidden".into()),

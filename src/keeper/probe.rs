@@ -105,7 +105,10 @@ fn answer(mut stream: TcpStream, health: &Health) -> std::io::Result<()> {
         _ => ("404 Not Found", "there are /livez and /readyz".to_owned()),
     };
     let length = body.len() + 1;
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}\n"
+    )?;
     stream.flush()
 }
 

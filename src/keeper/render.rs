@@ -45,11 +45,22 @@ impl EtcdVersion {
 #[derive(Clone, Debug)]
 pub enum Start<'a> {
     /// Go on with its data. Its initial cluster could never join: if the data vanishes in between, etcd ends instead of joining.
-    Data,
+    Data(InitialCheck),
     /// Join the cluster of this list, under this ID.
     Join(&'a Members, MemberId),
     /// Start a new cluster with this token.
     New(&'a str),
+}
+
+/// Whether etcd compares its data with its peers' before it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialCheck {
+    /// It does. For a start while a quorum is up.
+    On,
+    /// It does not. etcd asks its peers one after the other, with 7 s for each, and meanwhile accepts connections of its own peers
+    /// without answering them: members that start together would wait for each other until all these times are over (seen: 21 s with
+    /// three peers). And a member that is new has nothing to compare.
+    Off,
 }
 
 /// Why an initial cluster cannot be rendered.
@@ -89,12 +100,16 @@ pub fn flags(order: &Order, paths: &Paths, version: EtcdVersion, start: &Start<'
         "--logger=zap".to_owned(),
         "--log-outputs=stderr".to_owned(),
     ];
+    let check = match start {
+        Start::Data(InitialCheck::On) => "true",
+        Start::Data(InitialCheck::Off) | Start::Join(..) | Start::New(_) => "false",
+    };
     if (version.major, version.minor) >= (3, 6) {
         flags.push(format!("--max-learners={MAX_LEARNERS}"));
-        flags.push("--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true".to_owned());
+        flags.push(format!("--feature-gates=InitialCorruptCheck={check},CompactHashCheck=true"));
     } else {
         // 3.5 has a constant of one learner, and these names; 3.7 has them no more.
-        flags.push("--experimental-initial-corrupt-check=true".to_owned());
+        flags.push(format!("--experimental-initial-corrupt-check={check}"));
         flags.push("--experimental-compact-hash-check-enabled=true".to_owned());
     }
     for (flag, value) in [
@@ -107,7 +122,7 @@ pub fn flags(order: &Order, paths: &Paths, version: EtcdVersion, start: &Start<'
         }
     }
     match start {
-        Start::Data => {
+        Start::Data(_) => {
             flags.push(format!("--initial-cluster={name}={}", etcd.peer_url));
             flags.push("--initial-cluster-state=existing".to_owned());
         }
@@ -184,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_start_on_data_could_never_join_or_make_a_cluster() {
-        let flags = rendered("3.6.16", &Start::Data);
+        let flags = rendered("3.6.16", &Start::Data(InitialCheck::On));
         assert!(flags.contains(&"--initial-cluster=cp1-1=https://10.0.0.1:2380".to_owned()));
         assert!(flags.contains(&"--initial-cluster-state=existing".to_owned()));
         assert!(!flags.iter().any(|f| f.contains("=new")));
@@ -214,13 +229,16 @@ mod tests {
 
     #[test]
     fn each_minor_version_has_its_own_names_of_flags() {
-        let old = rendered("3.5.26", &Start::Data);
+        let old = rendered("3.5.26", &Start::Data(InitialCheck::On));
         assert!(old.iter().any(|f| f.starts_with("--experimental-initial-corrupt-check")));
         assert!(!old.iter().any(|f| f.starts_with("--max-learners") || f.starts_with("--feature-gates")));
         for version in ["3.6.16", "3.7.0-rc.1", "3.8.0"] {
-            let new = rendered(version, &Start::Data);
+            let new = rendered(version, &Start::Data(InitialCheck::On));
             assert!(!new.iter().any(|f| f.contains("experimental")));
             assert!(new.contains(&"--max-learners=9".to_owned()));
+            assert!(new.contains(&"--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true".to_owned()));
+            let cold = rendered(version, &Start::Data(InitialCheck::Off));
+            assert!(cold.contains(&"--feature-gates=InitialCorruptCheck=false,CompactHashCheck=true".to_owned()));
         }
         assert_eq!(EtcdVersion::parse("etcd: not found"), None);
     }

@@ -13,7 +13,7 @@ use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::identity;
 use crate::ready;
-use crate::render::{Start, flags};
+use crate::render::{InitialCheck, Start, flags};
 use crate::supervise::{Keeper, Next};
 use crate::table::Reason;
 
@@ -92,16 +92,17 @@ impl Keeper {
         let (Some(order), Some(version)) = (&self.order, self.version) else {
             return Wanted::Keep;
         };
+        // First, also if it is to stop afterwards: what is being removed ends gently.
+        if let Some(drain) = order.drain.as_ref().filter(|d| !self.store.state.consumed.contains(&d.id)) {
+            return Wanted::Drain(drain.id.clone());
+        }
         match order.run {
             Run::Run => {}
             Run::Wait => return Wanted::Stop(Reason::OrderedToWait),
             Run::Stop => return Wanted::Stop(Reason::OrderedToStop),
         }
-        if let Some(drain) = order.drain.as_ref().filter(|d| !self.store.state.consumed.contains(&d.id)) {
-            return Wanted::Drain(drain.id.clone());
-        }
         let other_owner = identity::newest(order, &self.store.state).is_some_and(|owner| owner != running.owner);
-        let same = flags(order, &self.paths, version, &Start::Data).is_ok_and(|flags| flags == running.flags);
+        let same = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).is_ok_and(|flags| flags == running.flags);
         if other_owner || !same { Wanted::Stop(Reason::SettingsChanged) } else { Wanted::Keep }
     }
 
@@ -183,7 +184,10 @@ impl Keeper {
             self.store.state.ran_here.push(id);
             return false;
         }
-        tracing::warn!(member = id, "etcd gave up its first start before it made a log: this member never took part and may join");
+        tracing::warn!(
+            member = id,
+            "etcd gave up its first start before it made a log: this member never took part and may join"
+        );
         true
     }
 }

@@ -1,6 +1,6 @@
 //! Starting etcd: what must be on disk first, and what must be there.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use etcd_operator_etcd::client::Members;
 use etcd_operator_etcd::wal::Owner;
@@ -12,7 +12,7 @@ use crate::files::note;
 use crate::first_start::FirstStart;
 use crate::identity;
 use crate::look::Look;
-use crate::render::{Start, flags};
+use crate::render::{InitialCheck, Start, flags};
 use crate::running::Running;
 use crate::supervise::{Keeper, Next};
 use crate::table::{Decision, Reason};
@@ -41,15 +41,12 @@ impl Keeper {
         let data_dir = self.paths.member(&order.member_name);
         check_locks(&data_dir)?;
         let (owner, start) = plan(order, look)?;
-        let flags_now = flags(order, &self.paths, version, &start)
-            .map_err(|why| Obstacle(Reason::PeerUrlDiffers, why.to_string()))?;
+        let flags_now =
+            flags(order, &self.paths, version, &start).map_err(|why| Obstacle(Reason::PeerUrlDiffers, why.to_string()))?;
         // Compared with later orders to see whether etcd must be restarted.
-        let flags_of_data = flags(order, &self.paths, version, &Start::Data).unwrap_or_default();
+        let flags_of_data = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).unwrap_or_default();
         self.write_down(order, look, owner)?;
-        let first = match look.decision {
-            Decision::Join(_) => FirstStart::watch(&data_dir),
-            _ => None,
-        };
+        let first = if matches!(look.decision, Decision::Join(_)) { FirstStart::watch(&data_dir) } else { None };
         tracing::info!(reason = ?look.decision.reason(), member = %owner.member, flags = ?flags_now, "starting etcd");
         let etcd = Etcd::spawn(&self.args.etcd, &flags_now)
             .map_err(|error| Obstacle(Reason::EtcdNotRunnable, format!("{}: {error}", self.args.etcd.display())))?;
@@ -127,7 +124,10 @@ impl Keeper {
 fn plan<'a>(order: &'a Order, look: &'a Look) -> Result<(Owner, Start<'a>), Obstacle> {
     let unknown = || Obstacle(Reason::NotAddedYet, "no identity".to_owned());
     match look.decision {
-        Decision::Start(_) => Ok((look.identity.ok_or_else(unknown)?, Start::Data)),
+        Decision::Start(reason) => {
+            let check = if reason == Reason::Listed { InitialCheck::On } else { InitialCheck::Off };
+            Ok((look.identity.ok_or_else(unknown)?, Start::Data(check)))
+        }
         Decision::Join(_) => {
             let owner = look.identity.ok_or_else(unknown)?;
             Ok((owner, Start::Join(look.members.as_ref().ok_or_else(unknown)?, owner.member)))
@@ -146,7 +146,7 @@ fn plan<'a>(order: &'a Order, look: &'a Look) -> Result<(Owner, Start<'a>), Obst
 }
 
 /// etcd would wait for its locks without a word; better that the state says who is in the way.
-fn check_locks(data_dir: &PathBuf) -> Result<(), Obstacle> {
+fn check_locks(data_dir: &Path) -> Result<(), Obstacle> {
     match disk::lock(data_dir) {
         Ok(_released_at_once) => Ok(()),
         Err(error @ ArchiveError::InUse(_)) => Err(Obstacle(Reason::DataInUse, error.to_string())),

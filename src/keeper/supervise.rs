@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::KeeperArgs;
 use crate::child::{Event, Events, reap_orphans, version};
 use crate::clock::now;
-use crate::contract::{DrainStep, Order, Paths, Phase};
+use crate::contract::{Order, Paths, Phase};
 use crate::disk::{self, ArchiveError};
 use crate::files::{StateAtStart, Store, note};
 use crate::identity;
@@ -104,6 +104,8 @@ impl Keeper {
         };
         keeper.load_order();
         keeper.suspect(at_start);
+        // Whoever reads the state must not take the last keeper's words for this one's.
+        keeper.publish(Phase::Deciding, Reason::KeeperStarted, "");
         Ok(keeper)
     }
 
@@ -168,7 +170,7 @@ impl Keeper {
             }
             (Decision::Stop(reason), _) => {
                 if reason == Reason::MemberRemoved {
-                    self.close_drain(DrainStep::Gone);
+                    self.nothing_left_to_drain();
                 }
                 self.publish(Phase::Stopped, reason, &look.detail);
                 again

@@ -298,6 +298,8 @@ pub enum Reason {
     Removing,
     /// The keeper was told to end.
     Terminated,
+    /// The keeper has just started.
+    KeeperStarted,
 }
 
 impl Reason {
@@ -332,6 +334,7 @@ impl Reason {
         Self::SettingsChanged,
         Self::Removing,
         Self::Terminated,
+        Self::KeeperStarted,
     ];
 
     /// What it means and what comes next, for a human.
@@ -342,7 +345,9 @@ impl Reason {
             Self::Listed => "the data is this member's and the cluster lists it: started on it",
             Self::Joining => "the cluster lists this member, which never ran: started to join",
             Self::Bootstrapping => "started as a new cluster, by the order's permission",
-            Self::NoOrder => "there is no order yet: the agent of this node writes one when the controller has planned this member",
+            Self::NoOrder => {
+                "there is no order yet: the agent of this node writes one when the controller has planned this member"
+            }
             Self::OrderedToWait => "prepared; the order says to wait until the controller has added this member",
             Self::OrderedToStop => "stopped by order",
             Self::NotAddedYet => "waiting to be added: the cluster does not list this member yet",
@@ -366,7 +371,9 @@ impl Reason {
                 "the cluster lists this member, there is no data, and the keeper's state file is gone, so nobody knows whether it ran \
                  here: the controller must remove the member and add a new one"
             }
-            Self::MemberRemoved => "the member was removed from the cluster: it never runs again. Its data stays until it is archived on order",
+            Self::MemberRemoved => {
+                "the member was removed from the cluster: it never runs again. Its data stays until it is archived on order"
+            }
             Self::ArchivingForeign => "another member's data is moved into the archive, since the cluster waits for this member",
             Self::ArchivingRemoved => "the data of the removed member is moved into the archive",
             Self::DiskMissing => {
@@ -377,14 +384,19 @@ impl Reason {
             Self::ArchiveFailed => "the data could not be moved into the archive",
             Self::DataInUse => "another process holds etcd's locks on this data: waiting until it ends",
             Self::DiskUnreadable => "the data directory cannot be read",
-            Self::StateUnwritable => "the state file cannot be written, and etcd must not start for the first time before it is: free disk space or repair the file system",
+            Self::StateUnwritable => {
+                "the state file cannot be written, and etcd must not start for the first time before it is: free disk space or repair the file system"
+            }
             Self::EtcdNotRunnable => "the image's etcd does not run",
             Self::CertificatesMissing => "a certificate or key is missing: the agent writes it when the controller has signed it",
-            Self::PeerUrlDiffers => "the cluster lists another peer URL than the order has: the controller must update the member first",
+            Self::PeerUrlDiffers => {
+                "the cluster lists another peer URL than the order has: the controller must update the member first"
+            }
             Self::EtcdExited => "etcd ended by itself; looking at order, data and peers again before it is started",
             Self::SettingsChanged => "restarting etcd with other settings",
             Self::Removing => "the member is being removed: etcd finishes its requests and ends",
             Self::Terminated => "the keeper was told to end",
+            Self::KeeperStarted => "the keeper has started and looks at order, disk and peers",
         }
     }
 }

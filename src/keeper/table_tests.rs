@@ -144,10 +144,7 @@ fn the_check_for_catastrophes_sees_them() {
         (BASE, Decision::Bootstrap(Reason::Bootstrapping)),
         (Facts { data: DataFact::Foreign, ..BASE }, Decision::Archive(Reason::ArchivingForeign)),
         (Facts { data: DataFact::Mine, identity: IdentityFact::Removed, ..BASE }, Decision::Start(Reason::Listed)),
-        (
-            Facts { peers: PeersFact::Unstarted, history: History::RanHere, ..BASE },
-            Decision::Join(Reason::Joining),
-        ),
+        (Facts { peers: PeersFact::Unstarted, history: History::RanHere, ..BASE }, Decision::Join(Reason::Joining)),
     ];
     for (facts, decision) in cases {
         assert!(catastrophe(&facts, decision).is_some(), "{facts:?} {decision:?}");

@@ -218,7 +218,7 @@ fn learner_of_ours<'a>(o: &'a Observed, members: &[EtcdMember]) -> Option<(&'a S
 }
 
 /// Who is to lead: the voter with the least lag, on two samples.
-fn successor(ours: &[&EtcdMember]) -> Option<MemberId> {
+pub(crate) fn successor(ours: &[&EtcdMember]) -> Option<MemberId> {
     ours.iter()
         .filter_map(|m| match m.health {
             EtcdHealth::Healthy { lag: (now, Some(before)), .. }

@@ -34,8 +34,13 @@ pub(crate) fn back_to_boot(o: &Observed, members: &[EtcdMember]) -> Plan {
         };
     };
     if !member.is_learner {
-        if let Some(leader) = members.iter().find(|m| grow::leads(m)).filter(|m| m.id != boot.id) {
-            return Plan::Do(Step::MoveLeader { from: leader.id, to: boot.id });
+        // A member that did not answer may lead: voters go only once boot says that it does.
+        if !grow::leads(boot) {
+            let leader = members.iter().find(|m| grow::leads(m));
+            return match (leader, crate::pivot::successor(&[boot])) {
+                (Some(leader), Some(to)) => Plan::Do(Step::MoveLeader { from: leader.id, to }),
+                (Some(_), None) | (None, _) => Plan::wait(WaitFor::VotersHealthy),
+            };
         }
         if !crate::quorum::may_remove(members, member.id) {
             return Plan::wait(WaitFor::VotersHealthy);

@@ -47,7 +47,7 @@ fn a_member_joins_restarts_and_is_drained() {
     let state = node.wait_phase(Phase::Running, "Joining");
     eprintln!("etcd started {:?} after its order", written.elapsed());
     assert!(written.elapsed() < Duration::from_secs(2), "{:?}", written.elapsed());
-    assert_eq!(state.ran_here, [id.clone()]);
+    assert_eq!(state.ran_here, std::slice::from_ref(&id));
     bed.promote(&boot, &id);
     node.wait_ready();
     node.wait_state("the members' endpoints", |s| s.known_endpoints.len() == 2);

@@ -222,3 +222,55 @@ fn a_join_that_etcd_gave_up_before_it_took_part_is_tried_again_under_the_same_id
     bed.promote(&bed.boot().client, &id);
     node.wait_ready();
 }
+
+#[test]
+fn a_peer_url_that_the_cluster_does_not_list_is_said_before_etcd_starts() {
+    let bed = Bed::with_boot();
+    let mut node = ordered(&bed, "cp1");
+    let listed = node.order.etcd.peer_url.clone();
+    node.change_order(|o| o.etcd.peer_url = "https://127.0.0.1:9".into());
+    node.start_keeper();
+    let state = node.wait_phase(Phase::Waiting, "PeerUrlDiffers");
+    assert!(state.message.contains(&listed) && state.ran_here.is_empty(), "{}", state.message);
+    node.change_order(|o| o.etcd.peer_url = listed);
+    node.wait_phase(Phase::Running, "Joining");
+}
+
+#[test]
+fn several_learners_join_at_once() {
+    let bed = Bed::with_boot();
+    let boot = bed.boot().client.clone();
+    let mut nodes: Vec<_> = ["cp1", "cp2", "cp3"].map(|name| bed.node(name)).into();
+    for node in &mut nodes {
+        node.write_order();
+        node.start_keeper();
+        node.wait_phase(Phase::Waiting, "NotAddedYet");
+    }
+    let cluster = bed.cluster_id();
+    // Added one by one and ordered to run at once, so that the list changes while the first ones join.
+    for node in &mut nodes {
+        let id = bed.add_learner(&boot, &node.order.etcd.peer_url);
+        node.change_order(|o| (o.member_id, o.cluster_id) = (Some(id), Some(cluster.clone())));
+    }
+    for node in &nodes {
+        let id = node.member_id();
+        bed.promote(&boot, &id);
+        node.wait_ready();
+        assert_eq!(node.state().ran_here, [id]);
+    }
+    // A power cut of all of them; boot stays away.
+    for node in &mut nodes {
+        node.power_off();
+    }
+    bed.boot().signal(rustix::process::Signal::STOP);
+    let on = std::time::Instant::now();
+    for node in &mut nodes {
+        node.start_keeper();
+    }
+    for node in &nodes {
+        node.wait_ready();
+    }
+    eprintln!("all three ready {:?} after the power cut; joins tried again: {}", on.elapsed(), {
+        nodes.iter().map(|n| n.log().matches("gave up its first start").count()).sum::<usize>()
+    });
+}

@@ -51,3 +51,16 @@ fn no_voter_is_removed_where_the_rest_would_be_too_few() {
 fn abort_after_the_removal_changes_nothing() {
     does(&aborted(removed(3)), Step::TombstoneBoot);
 }
+
+#[test]
+fn no_voter_is_removed_while_nobody_is_seen_to_lead_and_boot_must_have_caught_up_to_lead() {
+    let mut o = aborted(joined(3, 2));
+    members(&mut o)[0].health = follower();
+    member(&mut o, 1).health = EtcdHealth::Unknown;
+    waits(&o, WaitFor::VotersHealthy);
+    member(&mut o, 1).health = leader();
+    members(&mut o)[0].health = lagging(0, Some(500));
+    waits(&o, WaitFor::VotersHealthy);
+    members(&mut o)[0].health = follower();
+    does(&o, Step::MoveLeader { from: id(1), to: BOOT });
+}

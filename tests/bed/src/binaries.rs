@@ -135,7 +135,7 @@ pub fn build_operator(layout: &Layout) -> Result<bool> {
     let mut command = Command::new("cargo");
     command.args([
         "build",
-        "--locked",
+        
         "--profile",
         profile,
         "--target",

@@ -100,6 +100,9 @@ pub struct Watch {
     pub ends: Vec<(Micros, String)>,
     /// How many of the ends were a 410.
     pub gone: u32,
+    /// Attempts to open it that failed.
+    #[serde(default)]
+    pub refused: u32,
 }
 
 /// An event of a watch.

@@ -49,6 +49,11 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// Whether trying again is useless: one of the two does not trust the other.
+    pub fn is_distrust(&self) -> bool {
+        matches!(self, HttpError::Connect(reason) if reason.contains("certificate"))
+    }
+
     /// Whether the server said that the thing, or the type, does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, HttpError::Status { code: 404, .. })
@@ -257,9 +262,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
+        let inner_text = inner.to_string();
+        // Wrappers often repeat what they wrap.
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
         cause = inner.source();
     }
-    text
+    // rustls ends some texts with the address of its manual.
+    text.split(": https://docs.rs").next().unwrap_or_default().to_string()
 }

@@ -31,7 +31,7 @@ pub async fn read_back(pool: &Pool, recorder: &Recorder, paths: &[(String, Strin
                     }
                     Err(error) => error,
                 };
-            if recorder.now() > give_up {
+            if recorder.now() > give_up || error.is_distrust() {
                 break ReadBack::Unread { error: error.to_string() };
             }
             sleep(Duration::from_millis(200)).await;

@@ -116,7 +116,7 @@ async fn insist(pool: &Pool, clock: Clock, give_up: u64, path: &str, object: &Va
             HttpError::Status { code: 400 | 405 | 415 | 422, .. } => true,
             HttpError::Status { .. } | HttpError::Connect(_) | HttpError::Transport(_) | HttpError::Timeout(_) => false,
         };
-        if hopeless || clock.now() > give_up {
+        if hopeless || error.is_distrust() || clock.now() > give_up {
             return Err(error);
         }
         sleep(Duration::from_millis(200)).await;

@@ -139,6 +139,8 @@ pub struct Watches {
     pub broken: usize,
     /// How many of them with 410.
     pub gone: u32,
+    /// Attempts to open one that failed.
+    pub refused: u32,
     /// The first ends, as time, type and reason.
     pub ends: Vec<(f64, String, String)>,
 }
@@ -240,9 +242,13 @@ impl fmt::Display for Verdict {
             p99_lag_ms,
             broken,
             gone,
+            refused,
             ends,
         } = &self.watches;
-        writeln!(f, "  watches   {open} open, {events} events, {broken} broken, {gone} of them gone (410)")?;
+        writeln!(
+            f,
+            "  watches   {open} open, {events} events, {broken} broken ({gone} with 410), {refused} attempts to open one refused"
+        )?;
         writeln!(
             f,
             "  silence   {longest_silence_ms:.0} ms ({longest_silence_of}, at +{longest_silence_at:.2} s), p99 {p99_lag_ms:.1} ms from ack to event"

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::catalog::{Kind, LABEL};
 use crate::clock::{sleep, within};
-use crate::history::{Event, Relist};
+use crate::history::{Event, Relist, Watch};
 use crate::http::{Api, HttpError, Pool, chain};
 use crate::recorder::Recorder;
 use crate::writer::{Head, Raw};
@@ -41,6 +41,8 @@ pub struct Watcher {
 enum End {
     /// Gone: the resource version is too old.
     Gone,
+    /// It never began.
+    Refused,
     /// Anything else.
     Other(String),
 }
@@ -59,22 +61,23 @@ impl Watcher {
         loop {
             let end = self.stream().await;
             let at = self.recorder.now();
-            let text = match &end {
-                End::Gone => "410: the resource version is gone".to_string(),
-                End::Other(reason) => reason.clone(),
-            };
-            let index = self.index;
-            self.recorder.with(|history| {
-                if let Some(watch) = history.watches.get_mut(index) {
-                    watch.ends.push((at, text));
-                    watch.gone += u32::from(matches!(end, End::Gone));
+            self.record(|watch| match &end {
+                End::Refused => watch.refused += 1,
+                End::Gone => {
+                    watch.gone += 1;
+                    watch.ends.push((at, "410: the resource version is gone".into()));
                 }
+                End::Other(reason) => watch.ends.push((at, reason.clone())),
             });
             if matches!(end, End::Gone) {
                 self.relist().await;
             }
             sleep(PAUSE).await;
         }
+    }
+
+    fn record(&self, act: impl FnOnce(&mut Watch)) {
+        self.recorder.with(|history| history.watches.get_mut(self.index).map(act));
     }
 
     /// Reads one stream to its end.
@@ -87,7 +90,7 @@ impl Watcher {
         let mut body = match self.api.stream(&path).await {
             Ok(response) => response.into_body(),
             Err(HttpError::Status { code: 410, .. }) => return End::Gone,
-            Err(error) => return End::Other(error.to_string()),
+            Err(_) => return End::Refused,
         };
         let mut buffer = Vec::new();
         loop {

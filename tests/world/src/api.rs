@@ -53,6 +53,8 @@ pub struct SeatObject {
 /// Boot's EtcdMember.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BootObject {
+    /// Whether its agent finds its process.
+    pub found: bool,
     /// Whether a snapshot was asked for, and the agent's answer.
     pub snapshot: Snapshot,
     /// The order to drain that stands in the spec.

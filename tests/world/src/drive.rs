@@ -23,6 +23,13 @@ pub enum Event {
         /// What goes wrong.
         interrupt: Interrupt,
     },
+    /// A controller passes undisturbed until it has begun to remove boot, or for so many passes: what comes next hits the removal.
+    ToRemoval {
+        /// Which.
+        who: usize,
+        /// At most.
+        passes: u32,
+    },
     /// A controller observes and plans, and is then paused.
     Think {
         /// Which.
@@ -40,6 +47,8 @@ pub enum Event {
         /// Which.
         who: usize,
     },
+    /// What happens at the next moment between SIGTERM to boot and its MemberRemove.
+    AtSignal(AtSignal),
     /// Time passes.
     Wait {
         /// ms.
@@ -49,6 +58,19 @@ pub enum Event {
     Fault(Fault),
     /// A human edits the spec.
     Edit(Edit),
+}
+
+/// What goes wrong between SIGTERM and MemberRemove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AtSignal {
+    /// The controller dies.
+    Crash,
+    /// The controller is paused for so many ms, and then goes on.
+    Pause(Ms),
+    /// The controller dies, and this happens.
+    CrashAnd(Fault),
+    /// This happens, and the controller goes on.
+    And(Fault),
 }
 
 /// What goes wrong in the world.
@@ -105,6 +127,8 @@ pub struct Run {
     pub world: World,
     controllers: [Controller; 2],
     paused: [Option<(Plan, Observation)>; 2],
+    at_signal: Option<AtSignal>,
+    asleep_until: Ms,
     planner: Planner,
 }
 
@@ -113,7 +137,7 @@ impl Run {
     #[must_use]
     pub fn new(setup: &Setup, planner: Planner) -> Self {
         let controllers = [Controller::new("A"), Controller::new("B")];
-        Self { world: World::new(setup), controllers, paused: [None, None], planner }
+        Self { world: World::new(setup), controllers, paused: [None, None], at_signal: None, asleep_until: 0, planner }
     }
 
     /// Lets time pass; removals under way go on.
@@ -121,9 +145,28 @@ impl Run {
         let until = self.world.now + ms;
         while self.world.now < until {
             self.world.advance(TICK_MS.min(until - self.world.now));
+            self.interrupt_removals();
+            if self.world.now < self.asleep_until {
+                continue;
+            }
             for controller in &mut self.controllers {
                 go_on(&mut self.world, controller);
             }
+        }
+    }
+
+    fn interrupt_removals(&mut self) {
+        let signalled = self.world.boot.journal.is_some() && self.controllers.iter().any(|c| c.doing.is_some());
+        let Some(what) = self.at_signal.take_if(|_| signalled) else { return };
+        let mut crash = || self.controllers.iter_mut().filter(|c| c.doing.is_some()).for_each(|c| c.crash(&mut self.world));
+        match what {
+            AtSignal::Crash => crash(),
+            AtSignal::Pause(ms) => self.asleep_until = self.world.now + ms,
+            AtSignal::CrashAnd(fault) => {
+                crash();
+                self.fault(fault);
+            }
+            AtSignal::And(fault) => self.fault(fault),
         }
     }
 
@@ -157,6 +200,17 @@ impl Run {
                 self.pass(*who, sight, *interrupt);
                 self.advance(100);
             }
+            Event::ToRemoval { who, passes } => {
+                for _ in 0..*passes {
+                    if self.controllers.get(*who).is_some_and(|c| c.doing.is_some()) {
+                        break;
+                    }
+                    self.pass(*who, &Sight::default(), Interrupt::None);
+                    if self.controllers.get(*who).is_some_and(|c| c.doing.is_none()) {
+                        self.advance(200);
+                    }
+                }
+            }
             Event::Think { who, sight } => {
                 let thought = self.think(*who, sight);
                 if let Some(paused) = self.paused.get_mut(*who) {
@@ -177,6 +231,7 @@ impl Run {
                     *paused = None;
                 }
             }
+            Event::AtSignal(what) => self.at_signal = Some(*what),
             Event::Wait { ms } => self.advance(*ms),
             Event::Fault(fault) => self.fault(*fault),
             Event::Edit(edit) => self.edit(*edit),
@@ -237,6 +292,8 @@ impl Run {
             node.readiness = Readiness::Ready;
         }
         self.paused = [None, None];
+        self.at_signal = None;
+        self.asleep_until = 0;
         for controller in &mut self.controllers {
             controller.crash(&mut self.world);
         }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::{BootHost, Edit, Event, Fault, Interrupt, Setup, Sight};
+use crate::{AtSignal, BootHost, Edit, Event, Fault, Interrupt, Setup, Sight};
 
 /// How a history may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +47,21 @@ pub fn setups() -> impl Strategy<Value = Setup> {
     })
 }
 
-/// Histories of 20 to 160 events.
+/// Histories of 10 to 80 events.
 pub fn histories(mishaps: Mishaps) -> impl Strategy<Value = Vec<Event>> {
     let event = match mishaps {
         Mishaps::All => all().boxed(),
         Mishaps::OnlyConfusion => confusion().boxed(),
     };
-    prop::collection::vec(event, 20..160)
+    prop::collection::vec(event, 10..80)
 }
 
 fn all() -> impl Strategy<Value = Event> {
     prop_oneof![
-        24 => confusion(),
+        20 => confusion(),
+        2 => (50_u64..1_500).prop_map(|ms| Event::Wait { ms }),
         3 => (who(), sights(), interrupts()).prop_map(|(who, sight, interrupt)| Event::Pass { who, sight, interrupt }),
+        2 => at_signal().prop_map(Event::AtSignal),
         1 => who().prop_map(|who| Event::Crash { who }),
         2 => faults().prop_map(Event::Fault),
     ]
@@ -69,6 +71,7 @@ fn confusion() -> impl Strategy<Value = Event> {
     prop_oneof![
         24 => who().prop_map(|who| Event::Pass { who, sight: Sight::default(), interrupt: Interrupt::None }),
         3 => (who(), sights()).prop_map(|(who, sight)| Event::Pass { who, sight, interrupt: Interrupt::None }),
+        2 => (who(), 10_u32..200).prop_map(|(who, passes)| Event::ToRemoval { who, passes }),
         2 => (who(), sights()).prop_map(|(who, sight)| Event::Think { who, sight }),
         2 => who().prop_map(|who| Event::Act { who }),
         5 => waits(),
@@ -91,6 +94,15 @@ fn sights() -> impl Strategy<Value = Sight> {
 
 fn interrupts() -> impl Strategy<Value = Interrupt> {
     prop_oneof![Just(Interrupt::AnswerLost), Just(Interrupt::CrashBefore), Just(Interrupt::CrashAfter)]
+}
+
+fn at_signal() -> impl Strategy<Value = AtSignal> {
+    prop_oneof![
+        Just(AtSignal::Crash),
+        (100_u64..15_000).prop_map(AtSignal::Pause),
+        faults().prop_map(AtSignal::CrashAnd),
+        faults().prop_map(AtSignal::And),
+    ]
 }
 
 fn faults() -> impl Strategy<Value = Fault> {

@@ -22,7 +22,7 @@ pub mod world;
 
 pub use boot::BootHost;
 pub use checks::{Trace, Violation};
-pub use drive::{Edit, Event, Fault, Planner, Rest, Run};
+pub use drive::{AtSignal, Edit, Event, Fault, Planner, Rest, Run};
 pub use execute::{Failure, Interrupt, execute};
 pub use observe::{Controller, Observation, Sight, observe};
 pub use world::{BOOT, Setup, World};

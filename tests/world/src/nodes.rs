@@ -70,7 +70,7 @@ pub(crate) fn tick(world: &mut World) {
     for index in 0..world.nodes.len() {
         keep(world, index);
     }
-    if !world.api_answers() {
+    if world.now % AGENT_DELAY_MS >= crate::world::TICK_MS || !world.api_answers() {
         return;
     }
     for index in 0..world.nodes.len() {
@@ -158,6 +158,7 @@ fn report(world: &mut World, index: usize) {
     world.api.counts[index] =
         if world.api.count_at.is_some_and(|at| at <= seen) { Some(count(world, index)) } else { None };
     if world.boot.host == BootHost::Node(index) {
+        world.api.boot.found = world.raft.runs(crate::world::BOOT);
         world.api.boot.drain_report = world.boot.reported();
         if world.api.boot.snapshot == Snapshot::Pending && world.raft.runs(crate::world::BOOT) {
             world.api.boot.snapshot = Snapshot::Taken;

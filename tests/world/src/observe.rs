@@ -121,7 +121,8 @@ fn seat(world: &World, seat: &SeatObject) -> Seat {
 
 fn boot(world: &World, api: &Api) -> Boot {
     let host = match world.boot.host {
-        BootHost::Node(_) => etcd_operator_plan::BootHost::StaticPod,
+        BootHost::Node(_) if api.boot.found => etcd_operator_plan::BootHost::StaticPod,
+        BootHost::Node(_) => etcd_operator_plan::BootHost::NotFound,
         BootHost::Elsewhere => etcd_operator_plan::BootHost::Elsewhere,
     };
     Boot::Member { id: Some(BOOT), host, snapshot: api.boot.snapshot, drain: api.boot.drain(), tombstone: api.boot.tombstone }

@@ -74,6 +74,7 @@ impl World {
         };
         let elsewhere = setup.boot == BootHost::Elsewhere;
         let boot = BootObject {
+            found: true,
             snapshot: if elsewhere { Snapshot::Impossible } else { Snapshot::None },
             drain_order: None,
             drain_report: None,

@@ -1,4 +1,7 @@
 //! Properties over random histories. `WORLD_SEED=… WORLD_CASES=…` replays and widens.
+#![allow(clippy::panic, clippy::expect_used, reason = "a test ends by it")]
+
+use std::cell::Cell;
 
 use etcd_operator_plan::{HoldReason, plan};
 use etcd_operator_world::histories::{Mishaps, histories, runner, setups};
@@ -63,14 +66,56 @@ fn rests_rightly(run: &Run, rest: &Rest) -> Result<(), String> {
     }
 }
 
+/// How many histories came to what: a property over histories in which nothing happens proves nothing.
+#[derive(Default)]
+struct Reached {
+    cases: Cell<u32>,
+    removed: Cell<u32>,
+    signalled_in_vain: Cell<u32>,
+    elections: Cell<u32>,
+    aborted: Cell<u32>,
+    held: Cell<u32>,
+}
+
+impl Reached {
+    fn note(&self, run: &Run, rest: &Rest) {
+        let add = |cell: &Cell<u32>, yes: bool| cell.set(cell.get() + u32::from(yes));
+        let trace = &run.world.trace;
+        add(&self.cases, true);
+        add(&self.removed, trace.boot_removals > 0);
+        add(&self.signalled_in_vain, trace.signals > trace.boot_removals);
+        add(&self.elections, trace.elections > 0);
+        add(&self.aborted, run.took("RemoveMember") > 0);
+        add(&self.held, matches!(rest, Rest::Hold(..)));
+    }
+
+    /// Tells, and with enough cases insists.
+    fn tell(&self, name: &str, must: &[(&str, &Cell<u32>)]) {
+        println!(
+            "{name}: {} histories: boot removed in {}, signalled in vain in {}, elections in {}, members removed in {}, at rest in a hold {}",
+            self.cases.get(),
+            self.removed.get(),
+            self.signalled_in_vain.get(),
+            self.elections.get(),
+            self.aborted.get(),
+            self.held.get()
+        );
+        for (what, count) in must {
+            assert!(self.cases.get() < 60 || count.get() > 0, "{name}: no history reached: {what}");
+        }
+    }
+}
+
 #[test]
 fn no_history_breaks_an_invariant_and_every_world_comes_to_rest_once_healed() {
-    let mut runner = runner("all mishaps", 150);
+    let mut runner = runner("all mishaps", 100);
     let strategy = (setups(), histories(Mishaps::All));
+    let reached = Reached::default();
     let outcome = runner.run(&strategy, |(setup, history)| {
         let mut run = live(&setup, &history)?;
         run.heal();
         let rest = run.settle(PASSES);
+        reached.note(&run, &rest);
         no_violation(&run.world)?;
         rests_rightly(&run, &rest).map_err(|why| fail(why, &run.world))?;
         let acked = run.world.trace.acked.len();
@@ -82,15 +127,20 @@ fn no_history_breaks_an_invariant_and_every_world_comes_to_rest_once_healed() {
         no_violation(&run.world)
     });
     outcome.unwrap_or_else(|e| panic!("{e}"));
+    let must =
+        [("removal", &reached.removed), ("a drain in vain", &reached.signalled_in_vain), ("an election", &reached.elections)];
+    reached.tell("all mishaps", &must);
 }
 
 #[test]
 fn no_write_fails_and_no_leader_is_lost_where_nothing_dies() {
-    let mut runner = runner("only confusion", 100);
+    let mut runner = runner("only confusion", 60);
     let strategy = (setups(), histories(Mishaps::OnlyConfusion));
+    let reached = Reached::default();
     let outcome = runner.run(&strategy, |(setup, history)| {
         let mut run = live(&setup, &history)?;
         let rest = run.settle(PASSES);
+        reached.note(&run, &rest);
         no_violation(&run.world)?;
         rests_rightly(&run, &rest).map_err(|why| fail(why, &run.world))?;
         let trace = &run.world.trace;
@@ -101,4 +151,5 @@ fn no_write_fails_and_no_leader_is_lost_where_nothing_dies() {
         }
     });
     outcome.unwrap_or_else(|e| panic!("{e}"));
+    reached.tell("only confusion", &[("removal", &reached.removed), ("abort", &reached.aborted), ("hold", &reached.held)]);
 }

@@ -1,4 +1,5 @@
 //! Red cases: deliberately wrong planners. Each check must flag the one that breaks it, else it is blind.
+#![allow(clippy::panic, clippy::expect_used, reason = "a test ends by it")]
 
 use etcd_operator_plan::{Etcd, Gate, Observed, Plan, Preflight, Removal, Step, WaitFor, plan};
 use etcd_operator_world::{BOOT, Event, Fault, Interrupt, Run, Setup, Sight, Violation, World, checks, execute};

@@ -1,7 +1,8 @@
 //! Told stories: what must come out of each is known beforehand.
+#![allow(clippy::panic, clippy::expect_used, reason = "a test ends by it")]
 
 use etcd_operator_plan::{HoldReason, plan};
-use etcd_operator_world::{BootHost, Edit, Event, Fault, Interrupt, Rest, Run, Setup, Sight, World};
+use etcd_operator_world::{AtSignal, BootHost, Edit, Event, Fault, Interrupt, Rest, Run, Setup, Sight, World};
 
 const PASSES: usize = 6_000;
 
@@ -22,16 +23,6 @@ fn assert_pivoted(run: &Run, size: usize) {
 
 fn pass(run: &mut Run) {
     run.happen(&Event::Pass { who: 0, sight: Sight::default(), interrupt: Interrupt::None });
-}
-
-fn pass_until(run: &mut Run, what: &str) {
-    for _ in 0..PASSES {
-        if run.took(what) > 0 {
-            return;
-        }
-        pass(run);
-    }
-    panic!("never: {what}\n{}", story(&run.world));
 }
 
 #[test]
@@ -77,14 +68,28 @@ fn old_api_servers_are_waited_for_in_their_backoff() {
 #[test]
 fn power_cut_of_all_nodes_between_signal_and_removal_comes_back_by_itself() {
     for size in [1, 3] {
-        let mut run = Run::new(&Setup::of(3, size), plan);
-        pass_until(&mut run, "boot gets SIGTERM");
-        if run.world.boot_listed() {
-            run.happen(&Event::Fault(Fault::PowerCutAll));
-            run.happen(&Event::Crash { who: 0 });
+        for what in [AtSignal::CrashAnd(Fault::PowerCutAll), AtSignal::And(Fault::PowerCutAll)] {
+            let mut run = Run::new(&Setup::of(3, size), plan);
+            run.happen(&Event::AtSignal(what));
+            assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+            assert!(run.took("PowerCutAll") == 1, "{}", story(&run.world));
+            assert_pivoted(&run, size as usize);
         }
-        assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
-        assert_pivoted(&run, size as usize);
+    }
+}
+
+#[test]
+fn a_controller_that_dies_after_the_signal_leaves_boot_to_its_kubelet_and_the_next_one_removes_it() {
+    for size in [1, 3] {
+        for what in [AtSignal::Crash, AtSignal::Pause(9_000), AtSignal::Pause(60_000)] {
+            let mut run = Run::new(&Setup::of(3, size), plan);
+            run.happen(&Event::AtSignal(what));
+            assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+            assert_pivoted(&run, size as usize);
+            assert_eq!(run.world.trace.signals, 2, "{}", story(&run.world));
+            // With three voters of ours nobody misses boot meanwhile.
+            assert!(size == 1 || run.world.trace.failed.is_empty(), "{}", story(&run.world));
+        }
     }
 }
 
@@ -149,4 +154,22 @@ fn one_grows_to_three_and_to_five_after_the_pivot() {
         assert_pivoted(&run, size as usize);
     }
     assert_eq!(run.world.trace.failed, Vec::<u64>::new());
+}
+
+#[test]
+fn a_seat_is_not_taken_away_by_a_controller_that_thought_so_before_another_one_filled_it() {
+    let mut run = Run::new(&Setup::of(3, 3), plan);
+    while run.world.api.seats.len() < 3 {
+        pass(&mut run);
+    }
+    run.happen(&Event::Edit(Edit::Size(1)));
+    run.happen(&Event::Think { who: 1, sight: Sight::default() });
+    run.happen(&Event::Edit(Edit::Size(3)));
+    while run.world.member_on(2).is_none() {
+        pass(&mut run);
+    }
+    run.happen(&Event::Act { who: 1 });
+    assert_eq!(run.took("B: Unseat"), 1, "{}", story(&run.world));
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    assert_pivoted(&run, 3);
 }

@@ -123,14 +123,14 @@ pub struct Etcd {
 }
 
 pub struct Bed {
-    pub root: tempfile::TempDir,
     pub ca: Ca,
     pub tls: Tls,
     pub api_server: Process,
     pub admin: kube::Client,
     agent_config: PathBuf,
-    // Ended last: the API server needs it.
+    // Ended after the API server, which needs it; the logs are read before the directory goes.
     _store: Process,
+    pub root: tempfile::TempDir,
 }
 
 impl Bed {
@@ -182,7 +182,7 @@ impl Bed {
             let request = http_get("/readyz");
             self.admin.request_text(request).await.is_ok()
         };
-        eventually("the API server is ready", Duration::from_secs(60), ready).await;
+        eventually("the API server is ready", Duration::from_secs(30), ready).await;
         let namespaces: Api<Namespace> = Api::all(self.admin.clone());
         namespaces.create(&PostParams::default(), &from(json!({ "metadata": { "name": NAMESPACE } }))).await.unwrap();
         let crds: Api<CustomResourceDefinition> = Api::all(self.admin.clone());
@@ -303,6 +303,8 @@ impl Bed {
         eventually("the learner is promoted", Duration::from_secs(20), || async { at_boot.member_promote(id).await.is_ok() }).await;
         let at_second = self.client(&second).await;
         eventually("the second member answers", Duration::from_secs(20), || async { at_second.member_list(Duration::from_secs(1)).await.is_ok() }).await;
+        // etcd's strict check: no removal before all voters were connected for 5 s. No call tells when that is.
+        tokio::time::sleep(Duration::from_millis(5500)).await;
         second
     }
 
@@ -368,7 +370,7 @@ fn start_api_server(dir: &Path, port: u16, store: &str) -> Process {
         format!("--token-auth-file={}", file("tokens.csv")),
         "--authorization-mode=RBAC".into(),
         "--service-account-issuer=https://test.invalid".into(),
-        format!("--service-account-key-file={}", file("leaf.key")),
+        format!("--service-account-key-file={}", file("leaf.crt")),
         format!("--service-account-signing-key-file={}", file("leaf.key")),
         "--service-cluster-ip-range=10.255.0.0/24".into(),
         "--disable-admission-plugins=ServiceAccount".into(),

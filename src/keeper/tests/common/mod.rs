@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, dead_code, missing_docs)]
 
 pub mod pki;
+pub mod plain;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_operator_keeper::contract::{EtcdSettings, FORMAT, Order, Paths, Permission, PermissionKind, Phase, Run, State};
+#[allow(unused_imports, reason = "not every test binary uses both")]
+pub use plain::{Plain, plain_flags};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longest that anything in these tests may take; a machine under load included.
@@ -85,7 +88,10 @@ impl Bed {
     }
 
     pub fn cluster_id(&self) -> String {
-        self.etcdctl(&self.boot().client, &["member", "list"])["header"]["cluster_id"].as_u64().map(|id| format!("{id:016x}")).unwrap()
+        self.etcdctl(&self.boot().client, &["member", "list"])["header"]["cluster_id"]
+            .as_u64()
+            .map(|id| format!("{id:016x}"))
+            .unwrap()
     }
 
     /// Runs etcdctl until it succeeds; its JSON.
@@ -107,9 +113,12 @@ impl Bed {
         }
         let output = Command::new(etcd_bin("etcdctl"))
             .args(["--endpoints", endpoint, "-w", "json", "--command-timeout=3s", "--dial-timeout=2s"])
-            .arg("--cacert").arg(pki.join("ca.crt"))
-            .arg("--cert").arg(pki.join("client.crt"))
-            .arg("--key").arg(pki.join("client.key"))
+            .arg("--cacert")
+            .arg(pki.join("ca.crt"))
+            .arg("--cert")
+            .arg(pki.join("client.crt"))
+            .arg("--key")
+            .arg(pki.join("client.key"))
             .args(args)
             .output()
             .unwrap();
@@ -143,9 +152,12 @@ impl Bed {
         let pki = self.tmp.path().join("ctl-pki");
         let mut child = Command::new(etcd_bin("etcdctl"))
             .args(["--endpoints", endpoint])
-            .arg("--cacert").arg(pki.join("ca.crt"))
-            .arg("--cert").arg(pki.join("client.crt"))
-            .arg("--key").arg(pki.join("client.key"))
+            .arg("--cacert")
+            .arg(pki.join("ca.crt"))
+            .arg("--cert")
+            .arg(pki.join("client.crt"))
+            .arg("--key")
+            .arg(pki.join("client.key"))
             .args(["watch", "watched"])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -215,81 +227,6 @@ impl Drop for Watching {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Plain etcd without a keeper.
-pub struct Plain {
-    pub process: Child,
-    pub client: String,
-    pub peer: String,
-    pub data: PathBuf,
-}
-
-impl Plain {
-    pub fn start(bed: &Bed, name: &str) -> Self {
-        Self::start_joining(bed, name, None, &format!("https://127.0.0.1:{}", port()))
-    }
-
-    /// `others`: `name=peer` of the members of an existing cluster.
-    pub fn start_joining(bed: &Bed, name: &str, others: Option<&str>, peer: &str) -> Self {
-        let pki = bed.tmp.path().join(format!("{name}-pki"));
-        bed.ca.write(&pki, &["127.0.0.1".parse().unwrap()]);
-        let data = bed.tmp.path().join(format!("{name}-data"));
-        let client = format!("https://127.0.0.1:{}", port());
-        let (cluster, state) = match others {
-            Some(others) => (format!("{others},{name}={peer}"), "existing"),
-            None => (format!("{name}={peer}"), "new"),
-        };
-        let process = Command::new(etcd_bin("etcd"))
-            .args(plain_flags(name, &data, &pki, &client, peer))
-            .arg(format!("--initial-cluster={cluster}"))
-            .arg(format!("--initial-cluster-state={state}"))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(bed.tmp.path().join(format!("{name}.log"))).unwrap())
-            .spawn()
-            .unwrap();
-        let plain = Self { process, client, peer: peer.to_owned(), data };
-        if others.is_none() {
-            bed.etcdctl(&plain.client, &["endpoint", "health"]);
-        }
-        plain
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(self.process.id(), signal);
-    }
-
-    pub fn end(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-pub fn plain_flags(name: &str, data: &Path, pki: &Path, client: &str, peer: &str) -> Vec<String> {
-    let file = |f: &str| pki.join(f).display().to_string();
-    vec![
-        format!("--name={name}"),
-        format!("--data-dir={}", data.display()),
-        format!("--listen-client-urls={client}"),
-        format!("--advertise-client-urls={client}"),
-        format!("--listen-peer-urls={peer}"),
-        format!("--initial-advertise-peer-urls={peer}"),
-        "--client-cert-auth".into(),
-        "--peer-client-cert-auth".into(),
-        format!("--trusted-ca-file={}", file("ca.crt")),
-        format!("--cert-file={}", file("server.crt")),
-        format!("--key-file={}", file("server.key")),
-        format!("--peer-trusted-ca-file={}", file("ca.crt")),
-        format!("--peer-cert-file={}", file("peer.crt")),
-        format!("--peer-key-file={}", file("peer.key")),
-        "--max-learners=9".into(),
-    ]
-}
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
@@ -373,7 +310,14 @@ impl Node {
     pub fn start_keeper(&mut self) {
         assert!(self.keeper.is_none(), "one keeper at a time");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let before = etcd_operator_keeper::order::stamp(&self.paths.state());
         self.keeper = Some(self.command().stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).spawn().unwrap());
+        // From here on the state is this keeper's, not the last one's.
+        wait_for(
+            "its first state",
+            || self.log(),
+            || (etcd_operator_keeper::order::stamp(&self.paths.state()) != before).then_some(()),
+        );
     }
 
     pub fn keeper_pid(&self) -> u32 {
@@ -406,7 +350,11 @@ impl Node {
     }
 
     pub fn wait_ready(&self) {
-        wait_for("readiness", || format!("{:#?}\n{}", self.state(), self.log()), || (self.probe("/readyz") == Some(200)).then_some(()));
+        wait_for(
+            "readiness",
+            || format!("{:#?}\n{}", self.state(), self.log()),
+            || (self.probe("/readyz") == Some(200)).then_some(()),
+        );
     }
 
     /// Status of a probe.
@@ -430,10 +378,14 @@ impl Node {
             order.ask = vec![through.to_owned()];
         });
         self.wait_phase(Phase::Running, "Joining");
-        wait_for("its name in the list", || self.log(), || {
-            let list = bed.etcdctl(through, &["member", "list"]);
-            list["members"].as_array()?.iter().find(|m| m["name"] == self.order.member_name).map(|_| ())
-        });
+        wait_for(
+            "its name in the list",
+            || self.log(),
+            || {
+                let list = bed.etcdctl(through, &["member", "list"]);
+                list["members"].as_array()?.iter().find(|m| m["name"] == self.order.member_name).map(|_| ())
+            },
+        );
     }
 
     pub fn member_id(&self) -> String {

@@ -116,7 +116,8 @@ fn leaders(history: &History) -> Vec<Leader> {
     let mut seen = BTreeSet::new();
     let mut leaders = Vec::new();
     for (at, status) in samples {
-        if seen.insert((status.term, status.leader)) {
+        // One leader per term; etcd reads the two one after the other, so an answer may pair a new leader with an old term.
+        if seen.insert(status.term) {
             leaders.push(Leader { at: seconds(at), member: name(status.leader), term: status.term });
         }
     }

@@ -19,6 +19,7 @@ pub fn check(history: &History, violations: &mut Vec<Violation>) -> Watches {
         figures.events += watch.events.iter().filter(|event| event.object.is_some()).count();
         figures.broken += watch.ends.len();
         figures.gone += watch.gone;
+        figures.refused += watch.refused;
         figures
             .ends
             .extend(watch.ends.iter().map(|(at, reason)| (seconds(*at), watch.resource.clone(), reason.clone())));

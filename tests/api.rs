@@ -1,0 +1,216 @@
+//! The API types and `deploy/` against a real API server: what is accepted, what is refused and with which words, who may do what.
+//!
+//! One test function per subject, one API server for all of them: starting it takes longer than the tests.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const PORT: &str = "23890";
+
+struct Api {
+    folder: tempfile::TempDir,
+    kubectl: PathBuf,
+}
+
+impl Api {
+    fn up() -> Self {
+        let bin = std::env::var("KUBE_BIN").expect("KUBE_BIN: the folder that tests/bed/go/build.sh kubernetes prints");
+        let api = Self { folder: tempfile::tempdir().unwrap(), kubectl: Path::new(&bin).join("kubectl") };
+        api.loopback("up");
+        api
+    }
+
+    fn loopback(&self, verb: &str) {
+        let script = Path::new(ROOT).join("tests/witness/loopback.sh");
+        let status = Command::new(script).arg(verb).arg(self.folder.path()).env("LOOPBACK_PORT", PORT).status().unwrap();
+        assert!(status.success(), "loopback.sh {verb}");
+    }
+
+    fn kubectl(&self, args: &[&str], input: Option<&Value>) -> Output {
+        let mut child = Command::new(&self.kubectl)
+            .arg("--kubeconfig")
+            .arg(self.folder.path().join("admin.kubeconfig"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let text = input.map(ToString::to_string).unwrap_or_default();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str], input: Option<&Value>) -> String {
+        let out = self.kubectl(args, input);
+        assert!(out.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// It must be refused, with these words.
+    fn refused(&self, args: &[&str], input: Option<&Value>, words: &str) {
+        let out = self.kubectl(args, input);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success(), "kubectl {args:?} was accepted: {input:?}");
+        assert!(error.contains(words), "kubectl {args:?}: wanted {words:?} in {error}");
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.loopback("down");
+    }
+}
+
+fn cluster(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster",
+           "metadata": {"name": name, "namespace": "kube-system"}, "spec": spec})
+}
+
+fn hosted(endpoint: &str) -> Value {
+    json!({"size": 3, "selfHosted": {"bootMemberClientEndpoint": endpoint}})
+}
+
+const GOOD: &str = "https://10.0.0.1:12379";
+
+#[test]
+fn the_api_server_takes_what_is_good_and_refuses_what_is_not() {
+    let api = Api::up();
+    api.ok(&["apply", "-k", &format!("{ROOT}/deploy")], None);
+    let crds = ["crd/etcdclusters.etcd.database.coreos.com", "crd/etcdmembers.etcd.database.coreos.com"];
+    for crd in crds {
+        api.ok(&["wait", "--for=condition=Established", "--timeout=30s", crd], None);
+        // A schema that is not structural is served all the same, without validation: the condition tells.
+        let text = api.ok(&["get", crd, "-o", "json"], None);
+        assert!(!text.contains("NonStructuralSchema"), "{crd}");
+    }
+    good_clusters(&api);
+    bad_clusters(&api);
+    immutable_fields(&api);
+    scaling(&api);
+    applying_twice_changes_nothing(&api);
+    who_may_do_what(&api);
+}
+
+fn good_clusters(api: &Api) {
+    let fixture: Value =
+        serde_json::from_str(&std::fs::read_to_string(format!("{ROOT}/tests/fixtures/bootkube.json")).unwrap()).unwrap();
+    api.ok(&["create", "-f", "-"], Some(&fixture));
+    let text = api.ok(&["get", "etcd", "kube-etcd", "-n", "kube-system", "-o", "json"], None);
+    let stored: Value = serde_json::from_str(&text).unwrap();
+    // Nothing that was posted is pruned: what is ignored must be named in a condition.
+    assert_eq!(stored["spec"]["TLS"], fixture["spec"]["TLS"]);
+    assert_eq!(stored["spec"]["pod"], fixture["spec"]["pod"]);
+    let typed: etcd_operator_api::EtcdCluster = serde_json::from_value(stored).unwrap();
+    assert_eq!(typed.spec.plain_version(), "3.6.16");
+    assert_eq!(typed.spec.ignored_fields(), ["spec.TLS.static", "spec.pod.tolerations"]);
+    assert!(typed.spec.node_selector().contains_key("node-role.kubernetes.io/control-plane"));
+
+    api.ok(&["create", "-f", "-"], Some(&cluster("defaults", hosted(GOOD))));
+    let version = api.ok(&["get", "etcd", "defaults", "-n", "kube-system", "-o", "jsonpath={.spec.version}"], None);
+    assert_eq!(version, etcd_operator_api::cluster::default_version());
+}
+
+fn bad_clusters(api: &Api) {
+    let with = |field: &str, value: Value| {
+        let mut spec = hosted(GOOD);
+        spec[field] = value;
+        spec
+    };
+    let cases = [
+        ("size0", with("size", json!(0)), "spec.size: must be 1 to 9"),
+        ("size11", with("size", json!(11)), "spec.size: must be 1 to 9"),
+        ("negative", with("size", json!(-1)), "spec.size: must be 1 to 9"),
+        ("text", with("size", json!("3")), "spec.size"),
+        ("version", with("version", json!("latest")), "spec.version: must be a version of etcd"),
+        ("control", with("version", json!("3.6.16\n")), "spec.version: must be a version of etcd"),
+        ("repository", with("repository", json!("evil;rm -rf /")), "spec.repository: an image repository"),
+        ("http", hosted("http://10.0.0.1:12379"), "must be https://<IPv4>:<port>; plain http"),
+        ("name", hosted("https://boot.example:12379"), "must be https://<IPv4>:<port>"),
+        ("path", hosted("https://10.0.0.1:12379/../../x"), "must be https://<IPv4>:<port>"),
+        ("a-name-that-is-much-too-long-for-the-files-made-from-it", hosted(GOOD), "metadata.name: at most 40"),
+        ("with.dots", hosted(GOOD), "metadata.name: at most 40"),
+    ];
+    for (name, spec, words) in cases {
+        api.refused(&["create", "-f", "-"], Some(&cluster(name, spec)), words);
+    }
+    api.refused(&["create", "-f", "-"], Some(&cluster("a/b", hosted(GOOD))), "metadata.name");
+}
+
+fn immutable_fields(api: &Api) {
+    let patch = |patch: &str, words: &str| {
+        api.refused(&["patch", "etcd", "defaults", "-n", "kube-system", "--type=merge", "-p", patch], None, words);
+    };
+    patch(r#"{"spec":{"selfHosted":{"bootMemberClientEndpoint":"https://10.0.0.2:12379"}}}"#, "bootMemberClientEndpoint: cannot be changed");
+    patch(r#"{"spec":{"selfHosted":null}}"#, "spec.selfHosted: cannot be taken away");
+}
+
+fn scaling(api: &Api) {
+    api.ok(&["scale", "etcd/defaults", "-n", "kube-system", "--replicas=5"], None);
+    assert_eq!(api.ok(&["get", "etcd", "defaults", "-n", "kube-system", "-o", "jsonpath={.spec.size}"], None), "5");
+    api.refused(&["scale", "etcd/defaults", "-n", "kube-system", "--replicas=0"], None, "spec.size: must be 1 to 9");
+}
+
+fn applying_twice_changes_nothing(api: &Api) {
+    let object = cluster("applied", hosted(GOOD));
+    let apply = ["apply", "--server-side", "-f", "-"];
+    api.ok(&apply, Some(&object));
+    let version = || api.ok(&["get", "etcd", "applied", "-n", "kube-system", "-o", "jsonpath={.metadata.resourceVersion}"], None);
+    let before = version();
+    api.ok(&apply, Some(&object));
+    assert_eq!(version(), before);
+}
+
+/// With real tokens of the two service accounts.
+fn who_may_do_what(api: &Api) {
+    let token = |account: &str| api.ok(&["create", "token", account, "-n", "kube-system"], None);
+    let (agent, controller) = (token("etcd-operator-agent"), token("etcd-operator-controller"));
+    let may = |token: &str, verb: &str, what: &str, namespace: &str| {
+        let server = format!("https://127.0.0.1:{}", PORT.parse::<u16>().unwrap() + 2);
+        let ca = api.folder.path().join("ca.crt");
+        // Without the admin's certificate: a client certificate would win over the token.
+        let out = Command::new(&api.kubectl)
+            .args(["--kubeconfig=/dev/null", "--server", &server, "--certificate-authority", ca.to_str().unwrap(), "--token", token])
+            .args(["auth", "can-i", verb, what, "-n", namespace])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stdout).trim() == "yes"
+    };
+    for (verb, what) in [("list", "etcdmembers"), ("patch", "etcdmembers/status")] {
+        assert!(may(&agent, verb, what, "kube-system"), "the agent must be able to {verb} {what}");
+    }
+    let never = [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("get", "secrets/etcd-ca"),
+        ("update", "etcdmembers"),
+        ("delete", "etcdmembers"),
+        ("get", "etcdclusters"),
+        ("create", "pods"),
+        ("get", "configmaps"),
+    ];
+    for (verb, what) in never {
+        assert!(!may(&agent, verb, what, "kube-system"), "the agent must not {verb} {what}");
+    }
+    for (verb, what) in [("get", "secrets/etcd-ca"), ("update", "etcdmembers"), ("update", "etcdclusters/status"), ("update", "leases")] {
+        assert!(may(&controller, verb, what, "kube-system"), "the controller must be able to {verb} {what}");
+    }
+    let never = [
+        ("list", "secrets"),
+        ("get", "secrets/other"),
+        ("patch", "etcdmembers/status"),
+        ("delete", "etcdmembers"),
+        ("delete", "etcdclusters"),
+        ("update", "etcdclusters"),
+        ("create", "pods"),
+    ];
+    for (verb, what) in never {
+        assert!(!may(&controller, verb, what, "kube-system"), "the controller must not {verb} {what}");
+    }
+    assert!(may(&controller, "update", "etcdclusters/status", "default"), "to refuse an EtcdCluster in another namespace");
+    assert!(!may(&controller, "get", "secrets/etcd-ca", "default"));
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the build and the tests need, and says which. Go and Rust are the reader's own.
+set -euo pipefail
+packages=(protobuf-compiler containerd runc haproxy iptables iproute2 containernetworking-plugins conntrack jq openssl socat util-linux procps)
+missing=()
+for package in "${packages[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing+=("$package")
+done
+for program in go cargo; do
+    command -v "$program" > /dev/null || { echo "$program is missing: install Go 1.26 or newer and Rust (rustup)" >&2; exit 1; }
+done
+[ "${#missing[@]}" = 0 ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+    echo "missing Debian packages: ${missing[*]}; run as root, or: apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+echo "installing Debian packages: ${missing[*]}"
+apt-get update -qq
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+# Debian starts these; the bed brings its own.
+for service in containerd haproxy; do
+    if command -v systemctl > /dev/null && systemctl is-active -q "$service" 2> /dev/null; then
+        case " ${missing[*]} " in *" $service "*) systemctl disable -q --now "$service" || true ;; esac
+    fi
+done

@@ -1,0 +1,206 @@
+//! What the scenarios share: a bed that stands just before the pivot, the operator's pivot command, the witness around both.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "for tests: they end where something fails")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use etcd_operator_bed::{ApiServerEtcd, Bed, Layout, Options, TestBed, down};
+use etcd_operator_witness::{Options as WitnessOptions, Verdict, Witness};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// A bed that stands just before the pivot: the operator is installed and runs, nothing of ours is in etcd's membership.
+pub struct Stage {
+    /// The bed; taken away when this goes out of scope.
+    pub bed: TestBed,
+}
+
+impl Stage {
+    /// Three nodes, boot on `boot_node`.
+    #[must_use]
+    pub fn with_boot_on(boot_node: &str) -> Self {
+        Self::new(&Options { boot_node: boot_node.to_owned(), ..Options::default() })
+    }
+
+    /// The same, with API servers that list only boot.
+    #[must_use]
+    pub fn with_api_server_on_boot_only() -> Self {
+        Self::new(&Options { api_server_etcd: ApiServerEtcd::BootOnly, ..Options::default() })
+    }
+
+    fn new(options: &Options) -> Self {
+        let layout = Layout::find(None).unwrap();
+        down(&layout).unwrap();
+        let name = frozen_name(&layout, options);
+        if !Bed::is_frozen(&layout, &name) {
+            println!("making the bed (the next scenario starts from a copy)");
+            let bed = TestBed::new(Bed::up(layout.clone(), options.clone()).unwrap());
+            bed.install().unwrap();
+            wait_for_operator(&bed);
+            bed.freeze(&name).unwrap();
+        }
+        let bed = TestBed::new(Bed::thaw(layout, &name).unwrap());
+        bed.install().unwrap();
+        wait_for_operator(&bed);
+        Self { bed }
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.bed.layout.path("bin").join(name)
+    }
+
+    /// `etcd-operator pivot` with more arguments; its lines are shown as they come.
+    #[must_use]
+    pub fn pivot_command(&self, size: u32) -> Command {
+        let mut command = Command::new(self.program("etcd-operator"));
+        command.arg("pivot").arg("--kubeconfig").arg(self.bed.layout.kubeconfig());
+        command.arg("--boot-endpoint").arg(self.boot_endpoint()).arg("--size").arg(size.to_string());
+        command
+    }
+
+    /// Runs the pivot to its end.
+    pub fn pivot(&self, size: u32) {
+        let status = self.pivot_command(size).status().unwrap();
+        assert!(status.success(), "the pivot ended with {status}; {}", self.explain());
+    }
+
+    /// Boot's client endpoint.
+    #[must_use]
+    pub fn boot_endpoint(&self) -> String {
+        self.description()["boot"]["clientEndpoint"].as_str().unwrap().to_owned()
+    }
+
+    /// `bed.json`.
+    #[must_use]
+    pub fn description(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.bed.layout.path("bed.json")).unwrap()).unwrap()
+    }
+
+    /// The EtcdCluster.
+    #[must_use]
+    pub fn cluster(&self) -> Value {
+        let text = self.bed.kubectl(&["get", "etcd", "kube-etcd", "-n", "kube-system", "-o", "json"]).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Names of etcd's members, asked at the first of these endpoints that answers.
+    #[must_use]
+    pub fn members(&self) -> Vec<String> {
+        let nodes = self.bed.options().all();
+        let mut endpoints: Vec<String> = nodes.iter().map(|n| format!("https://{}:2379", n.ip)).collect();
+        endpoints.push(self.boot_endpoint());
+        let answer = endpoints.iter().find_map(|e| self.bed.etcdctl(e, &["member", "list", "-w", "json"]).ok()).expect("an etcd");
+        let list: Value = serde_json::from_str(&answer).unwrap();
+        let mut names: Vec<String> =
+            list["members"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap_or_default().to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until a condition of the EtcdCluster is true.
+    pub fn wait_for(&self, condition: &str, limit: Duration) {
+        let (wanted, timeout) = (format!("--for=condition={condition}"), format!("--timeout={}s", limit.as_secs()));
+        let done = self.bed.kubectl(&["wait", &wanted, &timeout, "-n", "kube-system", "etcd/kube-etcd"]);
+        assert!(done.is_ok(), "{condition} did not come true: {}", self.explain());
+    }
+
+    /// Looks until `look` says yes.
+    pub fn until(&self, what: &str, limit: Duration, mut look: impl FnMut() -> bool) {
+        let started = std::time::Instant::now();
+        while !look() {
+            assert!(started.elapsed() < limit, "{what}: not within {} s; {}", limit.as_secs(), self.explain());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// What a human would look at first.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let show = |args: &[&str]| self.bed.kubectl(args).unwrap_or_else(|e| e.to_string());
+        format!(
+            "{}\n{}\n{}",
+            show(&["get", "etcd", "-n", "kube-system", "-o", "yaml"]),
+            show(&["get", "etcdmembers", "-n", "kube-system", "-o", "yaml"]),
+            show(&["logs", "-n", "kube-system", "-l", "app.kubernetes.io/name=etcd-operator", "--tail=40", "--prefix"])
+        )
+    }
+
+    /// Runs `act` under the witness, with a quiet time before and after it.
+    pub fn under_witness(&self, size: usize, configure: impl FnOnce(&mut WitnessOptions), act: impl FnOnce()) -> Verdict {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let out = self.bed.layout.path("witness");
+        let _ = std::fs::remove_dir_all(&out);
+        let mut options = WitnessOptions::new(self.bed.layout.path("bed.json"), out);
+        options.size = Some(size);
+        configure(&mut options);
+        let running = runtime.block_on(Witness::start(options)).unwrap();
+        std::thread::sleep(Duration::from_secs(3));
+        act();
+        std::thread::sleep(Duration::from_secs(10));
+        let verdict = runtime.block_on(running.stop()).unwrap();
+        println!("{}", serde_json::to_string_pretty(&verdict).unwrap());
+        verdict
+    }
+}
+
+/// The copy depends on the operator's binary, what is deployed, and the bed's options.
+fn frozen_name(layout: &Layout, options: &Options) -> String {
+    let mut digest = Sha256::new();
+    digest.update(format!("{options:?}"));
+    for folder in ["deploy", "crds", "tests/bed/src", "tests/bed/overlay"] {
+        let mut files: Vec<_> = std::fs::read_dir(layout.checkout.join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        files.iter().filter(|f| f.is_file()).for_each(|f| digest.update(std::fs::read(f).unwrap()));
+    }
+    let hex: String = digest.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
+    format!("before-pivot-{hex}")
+}
+
+fn wait_for_operator(bed: &Bed) {
+    for what in ["daemonset/etcd-operator-agent", "deployment/etcd-operator-controller"] {
+        bed.kubectl(&["rollout", "status", "-n", "kube-system", "--timeout=180s", what]).unwrap();
+    }
+}
+
+/// Nothing broke, and every write that was due was sent and acknowledged.
+pub fn assert_clean(verdict: &Verdict) {
+    assert!(verdict.violations.is_empty(), "{:#?}", verdict.violations);
+    assert!(verdict.clean);
+    assert_eq!(verdict.writes.failed, 0, "{:#?}", verdict.writes.failures);
+}
+
+/// The text of a command's two outputs.
+#[must_use]
+pub fn text_of(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Scenarios in `make test` besides the ones that always run.
+const SAMPLE: u64 = 2;
+/// The scenarios that are sampled.
+const SAMPLED: [&str; 8] = [
+    "one_member_beside_boot_on_the_same_node",
+    "one_member_and_boot_on_another_node",
+    "three_members_and_boot_on_the_third_node",
+    "an_api_server_that_lists_only_boot_holds_the_pivot",
+    "the_witness_sees_a_pivot_that_does_not_wait_for_clients",
+    "with_three_members",
+    "with_one_member",
+    "bootkubes_own_request_makes_the_pivot",
+];
+
+/// Whether a slow scenario runs: all of them in `make soak`, [`SAMPLE`] of them in `make test`, by `TEST_SEED`; all if neither is set.
+#[must_use]
+pub fn is_sampled(name: &str) -> bool {
+    let index = SAMPLED.iter().position(|s| *s == name).expect("a scenario of the list") as u64;
+    let seed = std::env::var("TEST_SEED").ok().and_then(|s| s.parse::<u64>().ok());
+    let is_ci = std::env::var("TEST_TIER").is_ok_and(|t| t == "test");
+    let chosen = match (is_ci, seed) {
+        (true, Some(seed)) => (index + SAMPLED.len() as u64 - seed % SAMPLED.len() as u64) % (SAMPLED.len() as u64) < SAMPLE,
+        _ => true,
+    };
+    println!("{name}: {}", if chosen { "runs" } else { "not in this sample (make soak runs it)" });
+    chosen
+}

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Runs the test suites one after the other, counts what each ran, and fails if one ran nothing.
+# usage: suites.sh test|soak
+#   TEST_SEED=N   seed of what is sampled (default: a new one, printed)
+set -euo pipefail
+tier=${1:?usage: suites.sh test|soak}
+cd "$(dirname "$0")/.."
+export TEST_TIER=$tier
+export TEST_SEED=${TEST_SEED:-$(date +%s)}
+echo "tier $tier, TEST_SEED=$TEST_SEED"
+ETCD_BIN=$(tests/bed/go/build.sh etcd)/etcd
+KUBE_BIN=$(tests/bed/go/build.sh kubernetes)
+export ETCD_BIN KUBE_BIN
+if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-20000}; fi
+export WORLD_SEED=${WORLD_SEED:-$TEST_SEED}
+
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+total=0 failed=0 summary=()
+
+# name, command…: a suite of cargo tests.
+suite() {
+    local name=$1; shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    local started=$SECONDS code=0
+    "$@" 2>&1 | tee "$log/$name" || code=$?
+    local ran
+    ran=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\1 \2/p' "$log/$name" | awk '{p+=$1; f+=$2} END {print p+0, f+0}')
+    local passed=${ran% *} bad=${ran#* }
+    if [ "$code" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
+    if [ "$passed" = 0 ] && [ "$bad" = 0 ]; then echo "suite $name ran no test" >&2; bad=1; fi
+    total=$((total + passed)) failed=$((failed + bad))
+    summary+=("$(printf '%-10s %4d passed  %d failed  %4d s' "$name" "$passed" "$bad" $((SECONDS - started)))")
+}
+
+# name, command…: a check that either passes or doesn't.
+check() {
+    local name=$1; shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    if "$@"; then total=$((total + 1)); summary+=("$(printf '%-10s    1 passed' "$name")")
+    else failed=$((failed + 1)); summary+=("$(printf '%-10s    1 FAILED' "$name")"); fi
+}
+
+crds_are_current() {
+    local out; out=$(mktemp -d)
+    cargo run --locked -q -- crds --out "$out" && diff -ru --exclude=kustomization.yaml crds "$out"
+    local code=$?; rm -rf "$out"; return $code
+}
+
+check fmt cargo fmt --all --check
+check clippy cargo clippy --locked -q --workspace --all-targets -- -D warnings
+check crds crds_are_current
+suite unit cargo test --locked -q --workspace --exclude etcd-operator-bed --exclude etcd-operator-witness --lib --bins
+suite docs cargo test --locked -q -p etcd-operator --test docs
+suite world cargo test --locked -q -p etcd-operator-world -p etcd-operator-plan
+suite keeper cargo test --locked -q -p etcd-operator-keeper --tests
+suite agent cargo test --locked -q -p etcd-operator-agent --tests
+suite api cargo test --locked -q -p etcd-operator --test api
+suite witness cargo test --locked -q -p etcd-operator-witness
+suite bed cargo test --locked -q -p etcd-operator-bed -- --test-threads=1 --nocapture
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+printf '\n%d passed, %d failed\n' "$total" "$failed"
+[ "$failed" = 0 ]
