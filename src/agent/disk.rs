@@ -42,7 +42,9 @@ pub(crate) fn prepare(paths: &Paths) -> Result<String, Problem> {
             // A marker without a record: the notes' disk was replaced, the data's was not. Keep the word that is there.
             marker.clone().filter(|word| !word.is_empty())
         }
-        Some(record) if marker.as_deref() == Some(record.marker.as_str()) || record.file_system == current => Some(record.marker.clone()),
+        Some(record) if marker.as_deref() == Some(record.marker.as_str()) || record.file_system == current => {
+            Some(record.marker.clone())
+        }
         Some(record) => {
             return Err(Problem::new(
                 Reason::DiskMissing,

@@ -82,7 +82,7 @@ pub(crate) fn write_json<T: serde::Serialize>(path: &Path, value: &T, mode: u32)
     write(path, &text, mode)
 }
 
-/// Makes a directory and its parents. The directory itself gets `mode`, also if it was there; parents that are missing get 0755.
+/// Makes a directory and its parents. The directory itself has at most `mode`, also if it was there; parents that are missing get 0755.
 pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
     let step = || -> io::Result<()> {
         let there = path.is_dir();
@@ -92,8 +92,10 @@ pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Problem> {
             }
             DirBuilder::new().recursive(true).mode(mode).create(path)?;
         }
-        if fs::metadata(path)?.permissions().mode() & 0o777 != mode {
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        // Tightened if it is too open; an admin's tighter one is left alone.
+        let current = fs::metadata(path)?.permissions().mode() & 0o777;
+        if current & !mode != 0 {
+            fs::set_permissions(path, fs::Permissions::from_mode(current & mode))?;
         }
         if !there {
             sync_parent(path)?;

@@ -82,7 +82,9 @@ fn check(args: &AgentArgs) -> Result<(), AgentError> {
     if args.namespace.is_empty() {
         return bad("--namespace", "must be set, in a pod from metadata.namespace");
     }
-    for (flag, path) in [("--static-pod-path", &args.static_pod_path), ("--operator-root", &args.operator_root), ("--data-root", &args.data_root)] {
+    for (flag, path) in
+        [("--static-pod-path", &args.static_pod_path), ("--operator-root", &args.operator_root), ("--data-root", &args.data_root)]
+    {
         if !path.is_absolute() {
             return bad(flag, "must be an absolute path");
         }

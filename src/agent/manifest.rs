@@ -80,7 +80,8 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat) -> Result<bool
 }
 
 fn digest(inputs: &Inputs<'_>) -> Result<String, Problem> {
-    let json = serde_json::to_vec(inputs).map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest's inputs: {error}")))?;
+    let json = serde_json::to_vec(inputs)
+        .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest's inputs: {error}")))?;
     Ok(files::hex(&Sha256::digest(json)))
 }
 
@@ -157,7 +158,8 @@ fn render(inputs: &Inputs<'_>, digest: &str, seed: &str) -> Result<String, Probl
         }),
         status: None,
     };
-    serde_yaml_ng::to_string(&pod).map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest: {error}")))
+    serde_yaml_ng::to_string(&pod)
+        .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest: {error}")))
 }
 
 fn container(inputs: &Inputs<'_>, command: Vec<String>, dir: &str, data: &str) -> Container {
@@ -224,7 +226,8 @@ mod tests {
     fn rendered() -> String {
         let member = testing::member();
         let seat = member.spec.seat.unwrap();
-        let (dir, data) = (Path::new("/var/lib/etcd-operator/etcd-system/kube-etcd"), Path::new("/var/lib/etcd/etcd-system/kube-etcd"));
+        let (dir, data) =
+            (Path::new("/var/lib/etcd-operator/etcd-system/kube-etcd"), Path::new("/var/lib/etcd/etcd-system/kube-etcd"));
         let inputs = Inputs {
             namespace: "etcd-system",
             cluster: "kube-etcd",

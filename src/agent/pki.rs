@@ -32,7 +32,10 @@ pub(crate) enum Servers {
 /// The CSR of one key. Kept on disk: ECDSA signatures differ each time, and the status must not change at rest.
 fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
     let unusable = |what: &str, error: &dyn std::fmt::Display| {
-        Problem::new(Reason::KeysUnusable, format!("{what} of {kind} in {}: {error}; move the {kind}.* files away to have new ones made", pki.display()))
+        Problem::new(
+            Reason::KeysUnusable,
+            format!("{what} of {kind} in {}: {error}; move the {kind}.* files away to have new ones made", pki.display()),
+        )
     };
     let key_file = pki.join(format!("{kind}.key"));
     let key = match files::read(&key_file)? {
@@ -98,14 +101,20 @@ fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
     }
     Err(Problem::new(
         Reason::CertificateMismatch,
-        format!("spec.certificates.{kind} is not for the key on this node; the controller signs anew from status.csr, wait for it"),
+        format!(
+            "spec.certificates.{kind} is not for the key on this node; the controller signs anew from status.csr, wait for it"
+        ),
     ))
 }
 
 /// The public key of the (first) certificate.
 fn parse(kind: &str, pem: &str) -> Result<Vec<u8>, Problem> {
-    let wrong = |error: String| Problem::new(Reason::CertificateMismatch, format!("spec.certificates.{kind} is no certificate: {error}"));
-    let first = Pem::iter_from_buffer(pem.as_bytes()).next().ok_or_else(|| wrong("no PEM block".into()))?.map_err(|error| wrong(error.to_string()))?;
+    let wrong =
+        |error: String| Problem::new(Reason::CertificateMismatch, format!("spec.certificates.{kind} is no certificate: {error}"));
+    let first = Pem::iter_from_buffer(pem.as_bytes())
+        .next()
+        .ok_or_else(|| wrong("no PEM block".into()))?
+        .map_err(|error| wrong(error.to_string()))?;
     let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
     Ok(certificate.public_key().raw.to_vec())
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_operator_api::member::{Check, PreflightSpec, PreflightStatus};
@@ -36,7 +37,9 @@ pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec) -> PreflightStatus
         checks.push(static_pods(&args));
         checks
     });
-    let mut checks = local.await.unwrap_or_else(|error| vec![check("Node", Err(format!("the checks ended early: {error}; see the agent's log")))]);
+    let mut checks = local
+        .await
+        .unwrap_or_else(|error| vec![check("Node", Err(format!("the checks ended early: {error}; see the agent's log")))]);
     checks.extend(reach);
     PreflightStatus { id: spec.id, checks }
 }
@@ -73,17 +76,25 @@ fn ports(sockets: Result<Vec<Socket>, Problem>, ports: &[String]) -> Vec<Check> 
 async fn reach(address: &str) -> Check {
     let outcome = match clock::within(REACH, tokio::net::TcpStream::connect(address)).await {
         Some(Ok(_)) => Ok(format!("{address} accepts connections")),
-        Some(Err(error)) => Err(format!("{address} cannot be reached: {error}; check that it listens on that address and no firewall is between")),
+        Some(Err(error)) => {
+            Err(format!("{address} cannot be reached: {error}; check that it listens on that address and no firewall is between"))
+        }
         None => Err(format!("{address} did not answer within {} s; check firewalls and routes", REACH.as_secs())),
     };
     check("Reach", outcome)
+}
+
+/// A node may carry two EtcdMembers (its own and boot's), which are checked side by side.
+fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{prefix}-{}.tmp", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn fsync(args: &AgentArgs) -> Check {
     let root = args.reach(&args.operator_root);
     let measure = || -> Result<Vec<Duration>, Problem> {
         files::make_dir(&root, 0o755)?;
-        let path = root.join(".preflight.tmp");
+        let path = root.join(unique(".preflight"));
         let wrap = |error: std::io::Error| Problem::file("write", &path, &error);
         let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path).map_err(wrap)?;
         let mut times = Vec::with_capacity(FSYNC_WRITES);
@@ -104,7 +115,10 @@ fn fsync(args: &AgentArgs) -> Check {
         let slowest = times.last().copied().unwrap_or_default();
         let ms = slowest.as_millis();
         if slowest > FSYNC_LIMIT {
-            Err(format!("the slowest of {FSYNC_WRITES} fsyncs took {ms} ms, more than {} ms: etcd needs a faster disk", FSYNC_LIMIT.as_millis()))
+            Err(format!(
+                "the slowest of {FSYNC_WRITES} fsyncs took {ms} ms, more than {} ms: etcd needs a faster disk",
+                FSYNC_LIMIT.as_millis()
+            ))
         } else if slowest > FSYNC_ADVICE {
             Ok(format!("the slowest of {FSYNC_WRITES} fsyncs took {ms} ms; etcd advises at most {} ms", FSYNC_ADVICE.as_millis()))
         } else {
@@ -118,7 +132,11 @@ fn free(args: &AgentArgs) -> Check {
     let root = args.reach(&args.data_root);
     let outcome = files::free_bytes(&root).map_err(|problem| problem.message).and_then(|bytes| {
         let text = format!("{} MiB are free for {}", bytes >> 20, root.display());
-        if bytes >= FREE_BYTES { Ok(text) } else { Err(format!("{text}, at least {} MiB are needed: make room", FREE_BYTES >> 20)) }
+        if bytes >= FREE_BYTES {
+            Ok(text)
+        } else {
+            Err(format!("{text}, at least {} MiB are needed: make room", FREE_BYTES >> 20))
+        }
     });
     check("Space", outcome)
 }
@@ -126,11 +144,12 @@ fn free(args: &AgentArgs) -> Check {
 /// By doing it: a dot-file is nothing to the kubelet.
 fn static_pods(args: &AgentArgs) -> Check {
     let dir = args.static_pods();
-    let path = dir.join(".etcd-operator-preflight.tmp");
+    let path = dir.join(unique(".etcd-operator-preflight"));
     let outcome = if dir.is_dir() {
-        fs::write(&path, b"").and_then(|()| fs::remove_file(&path)).map(|()| format!("{} is writable", dir.display())).map_err(|error| {
-            format!("{} is not writable: {error}; check the DaemonSet's mount, and SELinux", dir.display())
-        })
+        fs::write(&path, b"")
+            .and_then(|()| fs::remove_file(&path))
+            .map(|()| format!("{} is writable", dir.display()))
+            .map_err(|error| format!("{} is not writable: {error}; check the DaemonSet's mount, and SELinux", dir.display()))
     } else {
         Err(format!("{} is no directory: set the kubelet's staticPodPath, or the agent's --static-pod-path to it", dir.display()))
     };
@@ -169,7 +188,8 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = vec![taken.local_addr().unwrap().to_string()];
         let status = run(args, PreflightSpec { id: "p2".into(), ports, reach: vec!["127.0.0.1:1".into()] }).await;
-        let failed: Vec<_> = status.checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
+        let failed: Vec<_> =
+            status.checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
         assert_eq!(failed, ["Port", "StaticPodPath", "Reach"]);
     }
 }

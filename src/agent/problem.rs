@@ -70,7 +70,9 @@ impl Problem {
     /// A file could not be handled; the operating system's word says why.
     pub(crate) fn file(action: &str, path: &Path, error: &std::io::Error) -> Self {
         let hint = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "; on SELinux hosts the agent must be allowed to write there (container type spc_t)",
+            std::io::ErrorKind::PermissionDenied => {
+                "; on SELinux hosts the agent must be allowed to write there (container type spc_t)"
+            }
             std::io::ErrorKind::StorageFull => "; make room on that file system",
             std::io::ErrorKind::ReadOnlyFilesystem => "; the file system is read-only: check the disk and the DaemonSet's mounts",
             _ => "",

@@ -67,7 +67,13 @@ impl Memory {
             Seen { problems: vec![problem], ..Seen::default() }
         });
 
-        let mut status = EtcdMemberStatus { clock_ms, csr: seen.csr, file_system: seen.file_system, keeper: seen.keeper, ..EtcdMemberStatus::default() };
+        let mut status = EtcdMemberStatus {
+            clock_ms,
+            csr: seen.csr,
+            file_system: seen.file_system,
+            keeper: seen.keeper,
+            ..EtcdMemberStatus::default()
+        };
         self.head(member, &mut status);
         if let Some(spec) = &member.spec.boot {
             status.boot = Some(self.boot.pass(&place, spec));

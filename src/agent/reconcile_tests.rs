@@ -54,7 +54,12 @@ async fn a_member_is_set_up_step_by_step_and_then_at_rest() {
     let status = memory.pass(&member).await;
     assert_eq!(status.problem, "");
     let files = tree(root.path());
-    for file in ["operator/etcd-system/kube-etcd/order.json", "operator/etcd-system/kube-etcd/bin/keeper", "data/etcd-system/kube-etcd/.etcd-operator", &manifest] {
+    for file in [
+        "operator/etcd-system/kube-etcd/order.json",
+        "operator/etcd-system/kube-etcd/bin/keeper",
+        "data/etcd-system/kube-etcd/.etcd-operator",
+        &manifest,
+    ] {
         assert!(files.contains(&file.to_owned()), "{file} of {files:?}");
     }
     assert_eq!(memory.pass(&member).await, status, "at rest nothing changes");
@@ -115,7 +120,10 @@ async fn boots_keys_are_apart_from_the_seats() {
     let status = memory.pass(&Arc::new(testing::boot())).await;
     let csr = status.csr.unwrap();
     assert!(csr.peer.is_none() && csr.server.is_none());
-    assert_eq!(tree(root.path()).iter().filter(|file| file.ends_with(".key")).collect::<Vec<_>>(), ["operator/etcd-system/kube-etcd/boot/pki/client.key"]);
+    assert_eq!(
+        tree(root.path()).iter().filter(|file| file.ends_with(".key")).collect::<Vec<_>>(),
+        ["operator/etcd-system/kube-etcd/boot/pki/client.key"]
+    );
     let boot = status.boot.unwrap();
     assert!(!boot.process_found && boot.manifest.is_none());
 }

@@ -3,7 +3,9 @@
 use std::fs::File;
 
 use etcd_operator_api::member::{EtcdMember, KeeperStatus, OrderSpec, RunSpec, Seat};
-use etcd_operator_keeper::contract::{DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, Run, State};
+use etcd_operator_keeper::contract::{
+    DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, Run, State,
+};
 
 use crate::files;
 use crate::manifest;
@@ -55,7 +57,9 @@ fn write_order(paths: &Paths, lineage: i64, spec: &OrderSpec) -> Result<(), Prob
     if !reads.is_empty() && !reads.contains(&FORMAT) {
         return Err(Problem::new(
             Reason::KeeperTooOld,
-            format!("this agent writes orders of format {FORMAT}, the keeper on the node reads {reads:?}; upgrade the keeper, or go back to the older agent"),
+            format!(
+                "this agent writes orders of format {FORMAT}, the keeper on the node reads {reads:?}; upgrade the keeper, or go back to the older agent"
+            ),
         ));
     }
     files::write_json(&paths.order(), &wanted, files::SECRET)
@@ -92,7 +96,15 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
             RunSpec::Run => Run::Run,
             RunSpec::Stop => Run::Stop,
         },
-        etcd: EtcdSettings { peer_url, client_url, metrics_port, client_http_port, quota_backend_bytes: 0, heartbeat_ms: 0, election_ms: 0 },
+        etcd: EtcdSettings {
+            peer_url,
+            client_url,
+            metrics_port,
+            client_http_port,
+            quota_backend_bytes: 0,
+            heartbeat_ms: 0,
+            election_ms: 0,
+        },
         ask,
         permission: bootstrap.map(|id| Permission { id, kind: PermissionKind::Bootstrap }),
         drain: once(drain),
@@ -199,7 +211,13 @@ mod tests {
         let paths = testing::args(root.path()).paths("kube-etcd");
         std::fs::create_dir_all(&paths.dir).unwrap();
         assert_eq!(keeper_status(&paths).unwrap(), None);
-        let state = State { phase: Phase::Running, reason: "Started".into(), message: "m".into(), order_refused: Some("torn".into()), ..State::default() };
+        let state = State {
+            phase: Phase::Running,
+            reason: "Started".into(),
+            message: "m".into(),
+            order_refused: Some("torn".into()),
+            ..State::default()
+        };
         files::write_json(&paths.state(), &state, files::SECRET).unwrap();
         let status = keeper_status(&paths).unwrap().unwrap();
         assert_eq!((status.phase.as_str(), status.message.as_str()), ("Running", "m; order refused: torn"));

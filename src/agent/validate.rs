@@ -64,7 +64,8 @@ fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Res
     resources("spec.seat.limits", &seat.limits)?;
     check_order(&seat.order, node, generation)?;
     let mut ports = BTreeSet::new();
-    let listeners = [&seat.order.peer_url, &seat.order.client_url].map(|url| endpoint("", url).map_or(0, |address| address.port()));
+    let listeners =
+        [&seat.order.peer_url, &seat.order.client_url].map(|url| endpoint("", url).map_or(0, |address| address.port()));
     for port in [seat.probe_port, seat.order.metrics_port, seat.order.client_http_port, listeners[0], listeners[1]] {
         if port == 0 || !ports.insert(port) {
             return Err(bad(
@@ -161,7 +162,10 @@ fn check_image(image: &str, allowed: &[String]) -> Result<(), Problem> {
     if permitted {
         return Ok(());
     }
-    Err(bad(field, &format!("is of no repository that this agent allows ({}); see the agent's flag --allowed-image", allowed.join(", "))))
+    Err(bad(
+        field,
+        &format!("is of no repository that this agent allows ({}); see the agent's flag --allowed-image", allowed.join(", ")),
+    ))
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Problem> {
@@ -182,7 +186,10 @@ fn check_annotations(annotations: &BTreeMap<String, String>) -> Result<(), Probl
     for (key, value) in annotations {
         label_key(field, key)?;
         if value.len() > ANNOTATION || value.chars().any(char::is_control) {
-            return Err(bad(field, &format!("the value of {key:?} must have no control characters and at most {ANNOTATION} bytes")));
+            return Err(bad(
+                field,
+                &format!("the value of {key:?} must have no control characters and at most {ANNOTATION} bytes"),
+            ));
         }
     }
     Ok(())
@@ -269,13 +276,22 @@ fn name(field: &str, value: &str) -> Result<(), Problem> {
     if value.len() <= NAME && is_name(value) {
         return Ok(());
     }
-    Err(bad(field, &format!("{} must be lower-case letters, digits, '-' and '.', begin and end with a letter or digit, and have at most {NAME} characters", shown(value))))
+    Err(bad(
+        field,
+        &format!(
+            "{} must be lower-case letters, digits, '-' and '.', begin and end with a letter or digit, and have at most {NAME} characters",
+            shown(value)
+        ),
+    ))
 }
 
 fn is_name(value: &str) -> bool {
     let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = value.as_bytes();
-    bytes.first().is_some_and(plain) && bytes.last().is_some_and(plain) && bytes.iter().all(|byte| plain(byte) || b"-.".contains(byte)) && !value.contains("..")
+    bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|byte| plain(byte) || b"-.".contains(byte))
+        && !value.contains("..")
 }
 
 /// IDs become parts of file names.
@@ -306,7 +322,10 @@ fn shown(value: &str) -> String {
 }
 
 fn bad(field: &str, why: &str) -> Problem {
-    Problem::new(Reason::InvalidSpec, format!("{field}: {why}; nothing was written to the node, correct the EtcdMember (or the EtcdCluster it is made from)"))
+    Problem::new(
+        Reason::InvalidSpec,
+        format!("{field}: {why}; nothing was written to the node, correct the EtcdMember (or the EtcdCluster it is made from)"),
+    )
 }
 
 #[cfg(test)]

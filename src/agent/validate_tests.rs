@@ -104,7 +104,10 @@ fn labels_and_annotations_of_an_enemy_are_refused() {
         ("container.apparmor.security.beta.kubernetes.io/etcd", "unconfined"),
     ] {
         assert!(refused(|m| drop(seat(m).labels.insert(key.into(), value.into()))).contains("spec.seat.labels"), "{key:?}");
-        assert!(refused(|m| drop(seat(m).annotations.insert(key.into(), value.into()))).contains("spec.seat.annotations"), "{key:?}");
+        assert!(
+            refused(|m| drop(seat(m).annotations.insert(key.into(), value.into()))).contains("spec.seat.annotations"),
+            "{key:?}"
+        );
     }
     refused(|m| drop(seat(m).annotations.insert("a".into(), "x".repeat(5000))));
     refused(|m| seat(m).labels = (0..65).map(|n| (format!("k{n}"), "x".into())).collect());
@@ -112,7 +115,9 @@ fn labels_and_annotations_of_an_enemy_are_refused() {
 
 #[test]
 fn quantities_are_quantities_of_cpu_and_memory() {
-    for (key, value) in [("cpu", "-1"), ("cpu", "1e9"), ("memory", "1 Gi"), ("memory", ""), ("memory", "Gi"), ("gpu", "1"), ("cpu", "1.")] {
+    for (key, value) in
+        [("cpu", "-1"), ("cpu", "1e9"), ("memory", "1 Gi"), ("memory", ""), ("memory", "Gi"), ("gpu", "1"), ("cpu", "1.")]
+    {
         refused(|m| drop(seat(m).limits.insert(key.into(), value.into())));
     }
     for (key, value) in [("cpu", "1"), ("cpu", "1.5"), ("memory", "2Gi"), ("memory", "500M")] {
@@ -167,7 +172,10 @@ fn a_drain_asks_somebody_else() {
 #[test]
 fn certificates_are_pem_of_bounded_size() {
     let with = |pem: String| {
-        move |m: &mut EtcdMember| m.spec.certificates = Some(Certificates { ca: pem, peer: None, server: None, client: "-----BEGIN CERTIFICATE-----\n".into() })
+        move |m: &mut EtcdMember| {
+            m.spec.certificates =
+                Some(Certificates { ca: pem, peer: None, server: None, client: "-----BEGIN CERTIFICATE-----\n".into() })
+        }
     };
     refused(with(String::new()));
     refused(with("-----BEGIN PRIVATE KEY-----".into()));

@@ -11,8 +11,8 @@ use kube::client::Body;
 use tokio::sync::{Notify, watch};
 use tower::BoxError;
 
-use crate::clock;
 use crate::REQUEST_TIMEOUT;
+use crate::clock;
 
 type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -60,7 +60,10 @@ impl Shared {
         Arc::clone(&self.kick)
     }
 
-    #[allow(clippy::indexing_slicing, reason = "the index is always taken modulo the number of servers, of which there is one at least")]
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "the index is always taken modulo the number of servers, of which there is one at least"
+    )]
     pub(crate) fn current(&self) -> (usize, &Server) {
         let index = self.choice.borrow().index % self.servers.len();
         (index, &self.servers[index])
@@ -162,7 +165,10 @@ fn until_given_up(body: Body, mut choice: watch::Receiver<Choice>) -> AnyBody {
 }
 
 fn is_watch(request: &Request<Body>) -> bool {
-    request.uri().query().is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1" | "follow=true")))
+    request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1" | "follow=true")))
 }
 
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
@@ -187,14 +193,14 @@ fn could_not_connect(error: &kube::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     /// An HTTP server that answers each request with `body`; `None` = reads and never answers.
-    async fn server(body: Option<&'static str>) -> Server {
+    pub(crate) async fn server(body: Option<&'static str>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
@@ -223,7 +229,7 @@ mod tests {
     }
 
     /// An address where nothing listens.
-    async fn nobody() -> Server {
+    pub(crate) async fn nobody() -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         of(format!("http://{}", listener.local_addr().unwrap()))
     }

@@ -77,3 +77,28 @@ async fn health(client: &Client) -> Health {
         Some(Err(_)) | None => Health::Silent,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::tests::{nobody, server};
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_is_left_for_one_that_is_ready() {
+        let shared = Shared::new(vec![nobody().await, nobody().await, server(Some("ok")).await]);
+        look(&shared, 0).await;
+        assert_eq!(shared.current().0, 2);
+        assert_eq!(look(&shared, 0).await, 0);
+        assert_eq!(shared.current().0, 2);
+    }
+
+    #[tokio::test]
+    async fn where_none_answers_all_is_made_anew_once() {
+        let shared = Shared::new(vec![nobody().await, nobody().await]);
+        let mut silent = 0;
+        for expected in [1, 2, 3] {
+            silent = look(&shared, silent).await;
+            assert_eq!((silent, shared.current().0), (expected, 0));
+        }
+    }
+}

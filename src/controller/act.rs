@@ -1,5 +1,7 @@
 //! Act: carries out one step. A membership call that fails in a passing way is no error: the next pass looks again.
 
+use std::time::{Duration, Instant};
+
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
@@ -9,6 +11,7 @@ use kube::ResourceExt;
 use super::memory::Memory;
 use super::observe::{View, ips};
 use super::{Context, ControllerError, etcd, members, preflight, remove, structure};
+use crate::clock;
 
 /// Carries out a step.
 pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<(), ControllerError> {
@@ -72,9 +75,8 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         let pod = spec.pod.clone().unwrap_or_default();
         let resources = pod.resources.unwrap_or_default();
         let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence) + 1;
-        let repository = if spec.repository.is_empty() { &context.args.default_repository } else { &spec.repository };
         let seat = Seat {
-            image: format!("{repository}:v{}", spec.plain_version()),
+            image: format!("{}:v{}", view.repository, spec.plain_version()),
             labels: pod.labels,
             annotations: pod.annotations,
             requests: resources.requests,
@@ -101,7 +103,7 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
             spec.generation = generation;
             spec.lineage = view.status.lineage;
             spec.nonce.clone_from(&nonce);
-            spec.seat = Some(seat);
+            spec.seat = Some(seat.clone());
         })
         .await?;
     }
@@ -159,7 +161,7 @@ async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan:
             seat.order.run = RunSpec::Run;
             seat.order.cluster_id = Some(reading.cluster_id.to_string());
             seat.order.member_id = Some(id.to_string());
-            seat.order.ask = ask;
+            seat.order.ask.clone_from(&ask);
         }
     })
     .await
@@ -176,7 +178,42 @@ async fn move_leader(view: &View, memory: &mut Memory, from: plan::MemberId, to:
     let leader = reading.members.iter().find(|(m, _)| m.id.0 == from.0).and_then(|(m, _)| m.client_urls.first().cloned());
     let Some(url) = leader else { return Ok(()) };
     let client = etcd::client(memory, &url).await?;
+    quiet_moment(&client).await;
     passing("MoveLeader", client.move_leader(MemberId(to.0)).await)
+}
+
+/// How long to look for a quiet moment.
+const QUIET_WITHIN: Duration = Duration::from_secs(10);
+/// A transfer takes about 3 ms (two fsyncs), in which proposals are dropped: a write that comes then fails. So it begins right after a
+/// proposal, when the last ones were this far apart.
+const QUIET_GAP: Duration = Duration::from_millis(8);
+/// How many gaps in a row must have been that long.
+const QUIET_GAPS: u32 = 3;
+
+/// Waits for the moment right after a proposal when proposals have been coming slowly, or until the time is over.
+async fn quiet_moment(leader: &etcd_operator_etcd::client::EtcdClient) {
+    let started = clock::instant();
+    let mut last: Option<(u64, Instant)> = None;
+    let mut long_gaps = 0;
+    while started.elapsed() < QUIET_WITHIN {
+        let Ok(status) = leader.status(Duration::from_secs(1)).await else { return };
+        let now = clock::instant();
+        match last {
+            Some((index, _)) if index == status.raft_index => continue,
+            Some((index, at)) => {
+                // Two at once are no gap.
+                let is_long = status.raft_index == index + 1 && now - at >= QUIET_GAP;
+                long_gaps = if is_long { long_gaps + 1 } else { 0 };
+            }
+            None => {}
+        }
+        last = Some((status.raft_index, now));
+        if long_gaps >= QUIET_GAPS {
+            tracing::info!(ms = started.elapsed().as_millis(), "a quiet moment for the transfer of the leadership");
+            return;
+        }
+    }
+    tracing::info!("no quiet moment was found, the leadership is moved all the same");
 }
 
 /// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives and the members are the same.
@@ -196,8 +233,8 @@ async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> R
         let own = if is_boot && boot_on_member_node { Vec::new() } else { listeners.clone() };
         members::change(context, member, |spec| {
             spec.nonce.clone_from(&nonce);
-            spec.count_clients = clients;
-            spec.count_own = own;
+            spec.count_clients.clone_from(&clients);
+            spec.count_own.clone_from(&own);
         })
         .await?;
     }
@@ -217,8 +254,8 @@ fn all_listen(view: &View) -> bool {
 async fn check_gate(view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?.clone();
     let gate = match gate_of(view, memory, &reading).await? {
-        Ok(()) => Gate::Passed { at_ms: crate::clock::now_ms() },
-        Err(Failure::NotYet(why)) => Gate::NotYet { at_ms: crate::clock::now_ms(), why },
+        Ok(()) => Gate::Passed { at_ms: clock::now_ms() },
+        Err(Failure::NotYet(why)) => Gate::NotYet { at_ms: clock::now_ms(), why },
         Err(Failure::Mismatch(what)) => Gate::HashMismatch { what },
     };
     tracing::info!(gate = ?gate, "gate before boot's removal");
@@ -231,8 +268,18 @@ enum Failure {
     Mismatch(String),
 }
 
+/// etcd refuses MemberRemove, too, until every voter has been connected for 5 s (`--strict-reconfig-check`, HealthInterval). A drain that
+/// began earlier would use up its own window; one second for what the members see later than we do.
+const CONNECTED_MS: u64 = 6_000;
+
 async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> Result<Result<(), Failure>, ControllerError> {
     let boot = view.boot_id();
+    for (member, _) in reading.members.iter().filter(|(m, _)| Some(m.id) != boot) {
+        let since = memory.healthy_since.get(&member.id.0).copied().unwrap_or(view.now_ms);
+        if view.now_ms.saturating_sub(since) < CONNECTED_MS {
+            return Ok(Err(Failure::NotYet(format!("{} has been connected for less than 6 s", member.name))));
+        }
+    }
     // A learner takes no writes, and tells no hash to clients: at size 1 its log position stands for both (rule 3), and etcd's own
     // InitialCorruptCheck compared its store when it started.
     let mut voters = Vec::new();

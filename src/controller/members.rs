@@ -33,19 +33,39 @@ pub(crate) async fn create(context: &Context, name: &str, spec: EtcdMemberSpec) 
     context.members().create(&PostParams::default(), &member).await.map_err(api_error("creating an EtcdMember"))
 }
 
-/// Changes the spec of an EtcdMember; nothing is written if nothing changes.
+/// Changes the spec of an EtcdMember; nothing is written if nothing changes. An agent that writes the status in between only makes us
+/// read again; somebody who changed the spec makes it fail, and the pass is repeated.
 pub(crate) async fn change(
     context: &Context,
     member: &EtcdMember,
-    edit: impl FnOnce(&mut EtcdMemberSpec),
+    edit: impl Fn(&mut EtcdMemberSpec),
 ) -> Result<EtcdMember, ControllerError> {
-    let mut changed = member.clone();
-    edit(&mut changed.spec);
-    if changed.spec == member.spec {
-        return Ok(changed);
-    }
     let what = "changing an EtcdMember";
-    context.members().replace(&member.name_any(), &PostParams::default(), &changed).await.map_err(api_error(what))
+    let name = member.name_any();
+    let mut base = member.clone();
+    loop {
+        let mut changed = base.clone();
+        edit(&mut changed.spec);
+        if changed.spec == base.spec {
+            return Ok(changed);
+        }
+        match context.members().replace(&name, &PostParams::default(), &changed).await {
+            Ok(written) => return Ok(written),
+            Err(error) if is_conflict(&error) => {
+                let fresh = context.members().get(&name).await.map_err(api_error(what))?;
+                if fresh.metadata.generation != member.metadata.generation || fresh.metadata.uid != member.metadata.uid {
+                    return Err(api_error(what)(error));
+                }
+                base = fresh;
+            }
+            Err(error) => return Err(api_error(what)(error)),
+        }
+    }
+}
+
+/// Whether somebody wrote the object since it was read.
+pub(crate) fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 /// An empty spec.

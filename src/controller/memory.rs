@@ -23,6 +23,8 @@ pub(crate) struct Memory {
     pub(crate) nodes: Option<(u64, Vec<Node>)>,
     /// Lag of each member: when, and how much; the newest two samples.
     pub(crate) lags: HashMap<u64, Vec<(u64, u64)>>,
+    /// Since when each member has answered without a break (ms).
+    pub(crate) healthy_since: HashMap<u64, u64>,
     /// The last check of the gate, and for which member IDs.
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
     /// The preflight under way: its ID, and when it was asked for (ms).

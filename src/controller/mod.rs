@@ -15,6 +15,7 @@ mod status;
 mod structure;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ pub use lease::LeaseTimes;
 const SETTLED_LOOK: Duration = Duration::from_secs(10);
 /// How long after an error before a cluster is looked at again.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
+/// The same after somebody else wrote first: what we read was old, nothing is wrong.
+const AFTER_CONFLICT: Duration = Duration::from_millis(50);
+/// How long a pass that is under way at SIGTERM may go on: longer than the longest step, shorter than the pod's 30 s of grace.
+const LAST_PASS: Duration = Duration::from_secs(20);
 
 /// What the controller needs to know.
 #[derive(Clone, Debug)]
@@ -87,6 +92,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) lease: lease::Claim,
     memories: Mutex<HashMap<String, memory::Shared>>,
+    stopping: AtomicBool,
 }
 
 impl Context {
@@ -118,6 +124,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
         client: client.clone(),
         lease: lease.clone(),
         memories: Mutex::default(),
+        stopping: AtomicBool::new(false),
         args,
     });
     tracing::info!(holder = %context.args.holder, servers = ?servers.urls(), "controller started");
@@ -128,21 +135,36 @@ pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
         let namespace = m.metadata.namespace.unwrap_or_default();
         Some(ObjectRef::<EtcdCluster>::new(&m.spec.cluster_name).within(&namespace))
     };
-    kube::runtime::Controller::new(everywhere, watch_config())
+    let controller = kube::runtime::Controller::new(everywhere, watch_config())
         .with_config(kube::runtime::controller::Config::default().concurrency(4))
         .trigger_backoff(crate::retry::WatchBackoff::default())
         .watches(members, watch_config(), of_cluster)
         .reconcile_all_on(lease.acquired())
-        .graceful_shutdown_on(crate::telemetry::told_to_stop())
-        .run(reconcile, after_error, context)
-        .for_each(|_| std::future::ready(()))
-        .await;
+        .run(reconcile, after_error, context.clone())
+        .for_each(|_| std::future::ready(()));
+    tokio::select! {
+        () = controller => {}
+        () = stop(&context) => {}
+    }
     lease.release().await;
     Ok(())
 }
 
+/// At SIGTERM: no new pass begins, and the ones under way are let finish, as one may stand between a drain and a removal.
+async fn stop(context: &Context) {
+    crate::telemetry::told_to_stop().await;
+    context.stopping.store(true, Ordering::SeqCst);
+    let memories: Vec<_> = context.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect();
+    let finished = async {
+        for memory in memories {
+            drop(memory.lock().await);
+        }
+    };
+    let _ = crate::clock::within(LAST_PASS, finished).await;
+}
+
 async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Action, ControllerError> {
-    if !context.lease.is_held() {
+    if !context.lease.is_held() || context.stopping.load(Ordering::SeqCst) {
         return Ok(Action::await_change());
     }
     let name = cluster.metadata.name.clone().unwrap_or_default();
@@ -158,6 +180,12 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<A
 
 fn after_error(cluster: Arc<EtcdCluster>, error: &ControllerError, _: Arc<Context>) -> Action {
     let name = cluster.metadata.name.clone().unwrap_or_default();
+    if let ControllerError::Api { source, .. } = error
+        && members::is_conflict(source)
+    {
+        tracing::debug!(cluster = %name, error = %error, "somebody else wrote first, the pass is repeated");
+        return Action::requeue(AFTER_CONFLICT);
+    }
     tracing::warn!(cluster = %name, error = %error, "pass failed, it is repeated");
     Action::requeue(AFTER_ERROR)
 }

@@ -35,6 +35,8 @@ pub(crate) struct View {
     pub(crate) nodes: Vec<Node>,
     /// The node on which boot runs, if it is one of the cluster's.
     pub(crate) boot_node: Option<String>,
+    /// Repository of etcd's image: the spec's, else the controller's default; may be empty.
+    pub(crate) repository: String,
     /// Its EtcdMembers.
     pub(crate) members: Vec<EtcdMember>,
     /// The CA, or why there is none.
@@ -115,7 +117,9 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         .collect();
     let ca = ca(context, &cluster, memory, now_ms).await?;
 
-    let mut view = View { now_ms, cluster, status, nodes, boot_node, members: list.items, ca, etcd: Err(String::new()) };
+    let own = &cluster.spec.repository;
+    let repository = if own.is_empty() { context.args.default_repository.clone() } else { own.clone() };
+    let mut view = View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, etcd: Err(String::new()) };
     view.etcd = read_etcd(&view, memory).await;
     Ok(Some(view))
 }
@@ -190,8 +194,10 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
     for (member, status) in &reading.members {
         let Some(status) = status else {
             memory.lags.remove(&member.id.0);
+            memory.healthy_since.remove(&member.id.0);
             continue;
         };
+        memory.healthy_since.entry(member.id.0).or_insert(view.now_ms);
         let samples = memory.lags.entry(member.id.0).or_default();
         let lag = commit.saturating_sub(status.applied_index);
         match samples.last() {

@@ -18,8 +18,8 @@ const AFTER_STEP: Duration = Duration::from_millis(50);
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
-    if !view.cluster.spec.paused {
-        structure::ensure(context, &view).await?;
+    if !view.cluster.spec.paused && structure::ensure(context, &view).await? > 0 {
+        return Ok(Some(AFTER_STEP));
     }
     let seen = observed(&view, memory);
     let plan = etcd_operator_plan::plan(&seen);

@@ -27,6 +27,10 @@ pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
         return Preflight::Failed { reason, message };
     }
     let Some((id, asked_ms)) = &memory.preflight else { return Preflight::NotRun };
+    let was_asked = |m: &&EtcdMember| m.spec.preflight.as_ref().is_some_and(|p| p.id == *id);
+    if !asked(view).iter().all(was_asked) {
+        return Preflight::NotRun;
+    }
     let mut silent = Vec::new();
     let mut failed = Vec::new();
     for member in asked(view) {
@@ -114,7 +118,7 @@ fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
             }
         }
     }
-    if view.cluster.spec.repository.is_empty() {
+    if view.repository.is_empty() {
         let message = "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
         return Some((HoldReason::InvalidSpec, message.into()));
     }
@@ -183,7 +187,7 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
         let preflight = PreflightSpec { id: id.clone(), ports, reach: reach.clone() };
         members::change(context, member, |spec| {
             spec.nonce.clone_from(&id);
-            spec.preflight = Some(preflight);
+            spec.preflight = Some(preflight.clone());
         })
         .await?;
     }

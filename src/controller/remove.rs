@@ -51,7 +51,7 @@ pub(crate) async fn boot(
     let Some(member) = view.boot_member() else { return Err(ControllerError::Object("boot has no EtcdMember".into())) };
     let Ok(reading) = &view.etcd else { return Ok(()) };
     let drain = BootDrain {
-        id: format!("drain-{}-{attempt}", reading.cluster_id),
+        id: format!("{}-{attempt}", members::unique("drain")),
         member_id: id.to_string(),
         cluster_id: reading.cluster_id.to_string(),
         ask: leaving.others.iter().map(|c| c.endpoint().to_owned()).collect(),

@@ -12,14 +12,17 @@ use super::observe::{View, ips, is_fresh};
 use super::{Context, ControllerError, members};
 use crate::pki::{self, Ca, Usage};
 
-/// Creates what is missing, and signs what is asked for. Nothing here touches etcd.
-pub(crate) async fn ensure(context: &Context, view: &View) -> Result<(), ControllerError> {
+/// Creates what is missing, and signs what is asked for. Nothing here touches etcd. Returns how many objects were written: the view is
+/// then older than they are.
+pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, ControllerError> {
+    let mut written = 0;
     let cluster = view.name();
     for node in &view.nodes {
         let node = node.name_any();
         if view.member_of(&node).is_none() {
             let spec = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
             members::create(context, &members::name_of(&cluster, &node), spec).await?;
+            written += 1;
         }
     }
     if let (Some(endpoint), Some(node)) = (view.boot_endpoint(), &view.boot_node)
@@ -29,14 +32,16 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<(), Control
         let client_endpoint = endpoint.to_owned();
         spec.boot = Some(BootSpec { client_endpoint, snapshot: None, drain: None, tombstone: None });
         members::create(context, &members::boot_name(&cluster), spec).await?;
+        written += 1;
     }
-    let Ok(ca) = &view.ca else { return Ok(()) };
+    let Ok(ca) = &view.ca else { return Ok(written) };
     for member in &view.members {
         if let Some(certificates) = certificates(view, ca, member)? {
-            members::change(context, member, |spec| spec.certificates = Some(certificates)).await?;
+            members::change(context, member, |spec| spec.certificates = Some(certificates.clone())).await?;
+            written += 1;
         }
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Certificates that have to be signed: none yet, made for another key, or two thirds of their life over.
@@ -143,7 +148,7 @@ pub(crate) fn boot(view: &View) -> plan::Boot {
     }
 }
 
-/// A drain's ID ends in its attempt: `drain-<cluster>-<attempt>`.
+/// A drain's ID ends in its attempt: `drain-<random>-<attempt>`; random, so that an order that was taken back is not taken for a new one.
 pub(crate) fn attempt_of(id: &str) -> u32 {
     id.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(1)
 }

@@ -5,6 +5,10 @@
 //! asks the *other* members itself. No longer listed: killed shortly after, since watches would stay open on a member that no longer
 //! hears anything. Still listed, or no answer, after 10 s: started again, for a controller that died must not cost a member.
 
+use std::time::Duration;
+
+use etcd_operator_etcd::client::{EtcdClient, HeldWatch, Tls};
+
 use crate::ask::{Poll, others};
 use crate::child::{Event, reap_orphans};
 use crate::clock::now;
@@ -13,6 +17,9 @@ use crate::files::note;
 use crate::running::{Running, Told};
 use crate::supervise::{Keeper, Next};
 use crate::table::Reason;
+
+/// How long the stream may take that holds the drain open: the removal does not depend on it.
+const HOLD_LIMIT: Duration = Duration::from_millis(500);
 
 impl Keeper {
     /// The member is removed: a drain that is open, or that no etcd was there for, is over.
@@ -25,10 +32,27 @@ impl Keeper {
         }
     }
 
+    /// A watch on this member's own etcd, if that is possible: a learner refuses it.
+    async fn hold_open(&self, running: &Running) -> Option<HeldWatch> {
+        let tls = Tls::read(&self.paths.pki()).ok()?;
+        let watch = async { EtcdClient::new(&running.order.etcd.client_url, &tls).await?.hold_watch().await };
+        match tokio::time::timeout(HOLD_LIMIT, watch).await {
+            Ok(Ok(held)) => Some(held),
+            Ok(Err(error)) => {
+                tracing::info!(%error, "no stream of the keeper's own holds the drain open");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Carries out a drain from the signal to its end.
     pub(crate) async fn drain(&mut self, running: &Running, id: &str) -> Next {
         let timing = self.args.timing.clone();
         let member = running.owner.member;
+        // Held until the end: with no stream open etcd's drain is over at once, and with it this member's vote, which the removal
+        // needs where there are two voters. The controller holds one as well.
+        let _held = self.hold_open(running).await;
         self.store.state.drain = Some(DrainState { id: id.to_owned(), step: DrainStep::Signalled });
         // On disk before the signal, if at all possible: a keeper that dies in between then knows what was under way. If not, the one
         // thing that is lost is this knowledge; the start table would still decide rightly.
@@ -77,7 +101,7 @@ impl Keeper {
         if gone {
             reap_orphans();
         } else {
-            let patience = if removed { timing.drain_kill } else { std::time::Duration::ZERO };
+            let patience = if removed { timing.drain_kill } else { Duration::ZERO };
             if self.wait_for_end(&running.etcd, Some(now() + patience)).await == Told::ToEnd {
                 told = Told::ToEnd;
             }

@@ -101,9 +101,14 @@ impl Keeper {
             Run::Wait => return Wanted::Stop(Reason::OrderedToWait),
             Run::Stop => return Wanted::Stop(Reason::OrderedToStop),
         }
-        let other_owner = identity::newest(order, &self.store.state).is_some_and(|owner| owner != running.owner);
-        let same = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).is_ok_and(|flags| flags == running.flags);
-        if other_owner || !same { Wanted::Stop(Reason::SettingsChanged) } else { Wanted::Keep }
+        if let Some(owner) = identity::newest(order, &self.store.state).filter(|owner| *owner != running.owner) {
+            // A new member comes with a new name. An order that contradicts the data must not end a healthy etcd.
+            tracing::error!(ordered = %owner.member, running = %running.owner.member, "the order names another member than the one that runs");
+        }
+        match flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)) {
+            Ok(flags) if flags != running.flags => Wanted::Stop(Reason::SettingsChanged),
+            Ok(_) | Err(_) => Wanted::Keep,
+        }
     }
 
     fn ask_members(&self, running: &Running) -> JoinHandle<Answer> {

@@ -342,3 +342,20 @@ enum Woken {
     Order,
     Time,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_start_anew_after_a_reset() {
+        let mut backoff = Backoff::default();
+        let limit = Duration::from_secs(30);
+        let pauses: Vec<u64> = (0..7).map(|_| backoff.failed(limit).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
+        assert!(backoff.left().is_some());
+        backoff.reset();
+        assert!(backoff.left().is_none());
+        assert_eq!(backoff.failed(limit).as_secs(), 1);
+    }
+}

@@ -110,7 +110,8 @@ async fn begin(place: Place, journal: Journal) -> Result<(), String> {
     match find::signal(&place.proc, pid, journal.endpoint, Signal::TERM) {
         Ok(_) => tracing::info!(pid, "SIGTERM sent to boot etcd"),
         Err(error) => {
-            let why = format!("boot's etcd (PID {pid}) cannot be signalled: {error}; the agent needs hostPID and the capability KILL");
+            let why =
+                format!("boot's etcd (PID {pid}) cannot be signalled: {error}; the agent needs hostPID and the capability KILL");
             return end(&place, journal, BootDrainStep::Failed, &why);
         }
     }
@@ -128,8 +129,18 @@ async fn resume(place: Place, journal: Journal) -> Result<(), String> {
 async fn decide(place: Place, journal: Journal, members: Others) -> Result<(), String> {
     match members.ask(DEADLINE, Until::Gone).await {
         Listed::No => finish(place, journal).await,
-        Listed::Yes => end(&place, journal, BootDrainStep::StartedAgain, "boot was still listed 10 s after the signal: left to the kubelet, which starts it again"),
-        Listed::Unknown => end(&place, journal, BootDrainStep::StartedAgain, "no other member answered within 10 s of the signal: boot is left to the kubelet, which starts it again"),
+        Listed::Yes => end(
+            &place,
+            journal,
+            BootDrainStep::StartedAgain,
+            "boot was still listed 10 s after the signal: left to the kubelet, which starts it again",
+        ),
+        Listed::Unknown => end(
+            &place,
+            journal,
+            BootDrainStep::StartedAgain,
+            "no other member answered within 10 s of the signal: boot is left to the kubelet, which starts it again",
+        ),
     }
 }
 
@@ -222,7 +233,8 @@ pub(super) enum Until {
 }
 
 pub(super) async fn others(place: &Place, drain: &BootDrain) -> Result<Others, String> {
-    let tls = Tls::read(&place.pki).map_err(|error| format!("no client certificate to ask the other members with ({error}); wait for spec.certificates"))?;
+    let tls = Tls::read(&place.pki)
+        .map_err(|error| format!("no client certificate to ask the other members with ({error}); wait for spec.certificates"))?;
     let mut clients = Vec::with_capacity(drain.ask.len());
     for endpoint in &drain.ask {
         clients.push(EtcdClient::new(endpoint, &tls).await.map_err(|error| error.to_string())?);

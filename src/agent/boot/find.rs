@@ -135,7 +135,11 @@ fn is_boot(proc: &Path, pid: i32, endpoint: SocketAddr) -> bool {
 
 fn command_line(proc: &Path, pid: i32) -> Vec<String> {
     let bytes = std::fs::read(proc.join(pid.to_string()).join("cmdline")).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    bytes
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(word).into_owned())
+        .collect()
 }
 
 fn parent_is_keeper(proc: &Path, pid: i32) -> bool {

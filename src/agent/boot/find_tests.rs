@@ -51,13 +51,20 @@ fn boots_manifest_is_found_among_others() {
 fn a_shells_command_and_environment_are_understood_too() {
     let dir = tempfile::tempdir().unwrap();
     let shell = BOOT
-        .replace("[/usr/local/bin/etcd, --name=boot, \"--listen-client-urls=https://192.0.2.10:12379,https://127.0.0.1:12379\"]", "[/bin/sh, -c]")
-        .replace("args: [\"--data-dir\", /data/boot]", "args: [\"exec etcd --listen-client-urls https://$(POD_IP):12379 --data-dir=/elsewhere\"]");
+        .replace(
+            "[/usr/local/bin/etcd, --name=boot, \"--listen-client-urls=https://192.0.2.10:12379,https://127.0.0.1:12379\"]",
+            "[/bin/sh, -c]",
+        )
+        .replace(
+            "args: [\"--data-dir\", /data/boot]",
+            "args: [\"exec etcd --listen-client-urls https://$(POD_IP):12379 --data-dir=/elsewhere\"]",
+        );
     fs::write(dir.path().join("boot.yaml"), &shell).unwrap();
     assert_eq!(pod(dir.path(), endpoint()).unwrap().unwrap().data, DataPlace::Pod);
-    let environment = BOOT
-        .replace("\"--listen-client-urls=https://192.0.2.10:12379,https://127.0.0.1:12379\"", "-v")
-        .replace("args: [\"--data-dir\", /data/boot]", "env: [{name: ETCD_LISTEN_CLIENT_URLS, value: \"https://0.0.0.0:12379\"}, {name: ETCD_DATA_DIR, value: /data}]");
+    let environment = BOOT.replace("\"--listen-client-urls=https://192.0.2.10:12379,https://127.0.0.1:12379\"", "-v").replace(
+        "args: [\"--data-dir\", /data/boot]",
+        "env: [{name: ETCD_LISTEN_CLIENT_URLS, value: \"https://0.0.0.0:12379\"}, {name: ETCD_DATA_DIR, value: /data}]",
+    );
     fs::write(dir.path().join("boot.yaml"), &environment).unwrap();
     assert_eq!(pod(dir.path(), endpoint()).unwrap().unwrap().data, DataPlace::Node("/var/lib/boot-etcd".into()));
 }

@@ -105,26 +105,34 @@ impl Boot {
     }
 
     fn drain(&self, place: &Place, spec: &BootSpec, endpoint: SocketAddr, status: &mut BootStatus, messages: &mut Vec<String>) {
-        let Some(order) = &spec.drain else { return };
-        self.drain.want(&order.id, &place.changed, || drain::run(place.clone(), order.clone(), endpoint));
-        if let Some(Err(why)) = self.drain.outcome(&order.id) {
-            messages.push(why);
+        if let Some(order) = &spec.drain {
+            self.drain.want(&order.id, &place.changed, || drain::run(place.clone(), order.clone(), endpoint));
+            if let Some(Err(why)) = self.drain.outcome(&order.id) {
+                messages.push(why);
+            }
         }
-        // The journal is the truth, also while the work goes on.
+        // The journal is the truth: while the work goes on, and also when the order was taken back, as a signal cannot be.
         match drain::journal(place) {
-            Ok(Some(journal)) if journal.drain.id == order.id => {
+            Ok(Some(journal)) => {
                 status.drain_id = Some(journal.drain.id);
                 status.drain_step = Some(journal.step);
                 if !journal.message.is_empty() {
                     messages.push(journal.message);
                 }
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(problem) => messages.push(problem.message),
         }
     }
 
-    fn tombstone(&self, place: &Place, spec: &BootSpec, endpoint: SocketAddr, status: &mut BootStatus, messages: &mut Vec<String>) {
+    fn tombstone(
+        &self,
+        place: &Place,
+        spec: &BootSpec,
+        endpoint: SocketAddr,
+        status: &mut BootStatus,
+        messages: &mut Vec<String>,
+    ) {
         let Some(id) = &spec.tombstone else { return };
         self.tombstone.want(id, &place.changed, || tombstone::set(place.clone(), id.clone(), endpoint, spec.drain.clone()));
         match self.tombstone.outcome(id) {

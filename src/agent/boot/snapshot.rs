@@ -18,7 +18,8 @@ pub(super) async fn take(place: Place, id: String, endpoint: String) -> Result<B
         return Ok(done);
     }
     files::make_dir(&place.snapshots, 0o700).map_err(|problem| problem.message)?;
-    let tls = Tls::read(&place.pki).map_err(|error| format!("no client certificate for boot yet ({error}); wait for spec.certificates"))?;
+    let tls = Tls::read(&place.pki)
+        .map_err(|error| format!("no client certificate for boot yet ({error}); wait for spec.certificates"))?;
     let client = EtcdClient::new(&endpoint, &tls).await.map_err(|error| error.to_string())?;
 
     let temporary = files::temporary(&file);
@@ -48,7 +49,8 @@ async fn stream(client: &EtcdClient, path: &Path) -> Result<(u64, String), Strin
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
         _ => {}
     }
-    let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(files::SECRET).open(path).await.map_err(cannot)?;
+    let mut file =
+        tokio::fs::OpenOptions::new().write(true).create_new(true).mode(files::SECRET).open(path).await.map_err(cannot)?;
     let snapshot = client.snapshot(&mut file).await.map_err(|error| error.to_string())?;
     Ok((snapshot.bytes, snapshot.sha256))
 }

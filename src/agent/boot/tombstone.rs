@@ -9,9 +9,9 @@ use std::time::Duration;
 use etcd_operator_api::member::{BootDrain, BootDrainStep};
 use serde::{Deserialize, Serialize};
 
+use super::Place;
 use super::drain::{self, Listed, Until};
 use super::find::{self, DataPlace};
-use super::Place;
 use crate::files;
 use crate::problem::{Problem, Reason};
 
@@ -37,29 +37,31 @@ pub(super) fn note_file(dir: &Path) -> PathBuf {
 }
 
 /// Sets the tombstone.
-pub(super) async fn set(place: Place, id: String, endpoint: SocketAddr, drained: Option<BootDrain>) -> Result<Note, String> {
+pub(super) async fn set(place: Place, id: String, endpoint: SocketAddr, ordered: Option<BootDrain>) -> Result<Note, String> {
     let text = |problem: Problem| problem.message;
     if let Some(note) = files::read_json::<Note>(&note_file(&place.dir)).map_err(text)?
         && note.id == id
     {
         return Ok(note);
     }
-    if let Some(drain) = drained {
-        confirm(&place, &drain).await?;
-    }
+    confirm(&place, ordered).await?;
     tokio::task::spawn_blocking(move || lay(&place, id, endpoint)).await.map_err(|error| error.to_string())?.map_err(text)
 }
 
-/// Not while boot may still be a member: its data would be taken away under it.
-async fn confirm(place: &Place, order: &BootDrain) -> Result<(), String> {
-    let gone = drain::journal(place).map_err(|problem| problem.message)?.is_some_and(|journal| journal.drain.id == order.id && journal.step == BootDrainStep::Gone);
-    if gone {
+/// Not while boot may still be a member: its data would be taken away under it. Who the others are is known from the drain's order,
+/// also from one that was taken back; without any it is the controller's word that counts (boot was dead, or removed alive).
+async fn confirm(place: &Place, ordered: Option<BootDrain>) -> Result<(), String> {
+    let journal = drain::journal(place).map_err(|problem| problem.message)?;
+    if journal.as_ref().is_some_and(|journal| journal.step == BootDrainStep::Gone) {
         return Ok(());
     }
-    match drain::others(place, order).await?.ask(ASK, Until::Any).await {
+    let Some(order) = ordered.or(journal.map(|journal| journal.drain)) else { return Ok(()) };
+    match drain::others(place, &order).await?.ask(ASK, Until::Any).await {
         Listed::No => Ok(()),
         Listed::Yes => Err("boot is still a member, so no tombstone was set; remove it first".into()),
-        Listed::Unknown => Err("no other member says whether boot is still one, so no tombstone was set; it is tried again".into()),
+        Listed::Unknown => {
+            Err("no other member says whether boot is still one, so no tombstone was set; it is tried again".into())
+        }
     }
 }
 
@@ -77,7 +79,10 @@ fn lay(place: &Place, id: String, endpoint: SocketAddr) -> Result<Note, Problem>
         None => {
             return Err(Problem::new(
                 Reason::NodeFiles,
-                format!("no manifest of boot in {} or in its archive, so where its data is is not known; move boot's data directory away by hand and put a file in its place", place.static_pods.display()),
+                format!(
+                    "no manifest of boot in {} or in its archive, so where its data is is not known; move boot's data directory away by hand and put a file in its place",
+                    place.static_pods.display()
+                ),
             ));
         }
     }
@@ -87,29 +92,55 @@ fn lay(place: &Place, id: String, endpoint: SocketAddr) -> Result<Note, Problem>
     Ok(note)
 }
 
+/// Takes the whole data directory away, or, where that cannot be, `member` in it, without which etcd does not start either: kubeadm's
+/// etcd has its data right in the directory below which ours is; and what is a mount point of the agent's pod cannot be renamed.
 fn bury(place: &Place, on_node: &Path) -> Result<(), Problem> {
-    // kubeadm's etcd has its data right in the directory below which ours is: then only `member` goes.
-    let victim = if place.data_root_on_node.starts_with(on_node) { on_node.join("member") } else { on_node.to_owned() };
-    let victim = place.reach(&victim);
-    let Some(parent) = victim.parent().filter(|parent| parent.is_dir()) else {
+    let whole = place.reach(on_node);
+    let part = whole.join("member");
+    let ours_is_below = place.data_root_on_node.starts_with(on_node);
+    // A crash may have come between the two halves of the second way.
+    let begun = part.is_file() || (!part.exists() && kept(&part)?.1 > 0);
+    if !ours_is_below && !begun {
+        match lay_over(&whole) {
+            Ok(()) => return Ok(()),
+            Err(problem) if part.exists() => {
+                tracing::debug!(%problem, "boot's data directory stays, only what is in it is moved")
+            }
+            Err(problem) => return Err(problem),
+        }
+    }
+    lay_over(&part)
+}
+
+/// Renames a directory and puts a file in its place. Where there is neither, only the file.
+fn lay_over(victim: &Path) -> Result<(), Problem> {
+    if !victim.parent().is_some_and(Path::is_dir) {
         return Err(Problem::new(
             Reason::NodeFiles,
-            format!("boot's data {} cannot be reached by the agent; mount its parent into the agent's pod, or move it away by hand and put a file in its place", on_node.display()),
+            format!(
+                "boot's data {} cannot be reached by the agent; mount it into the agent's pod, or move it away by hand and put a file in its place",
+                victim.display()
+            ),
         ));
-    };
+    }
     if victim.is_dir() {
-        let name = victim.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let kept = (0..100)
-            .map(|n| parent.join(if n == 0 { format!("{name}.{SUFFIX}") } else { format!("{name}.{SUFFIX}.{n}") }))
-            .find(|path| !path.exists())
-            .ok_or_else(|| Problem::new(Reason::NodeFiles, format!("too many old copies of {}; remove some", victim.display())))?;
-        fs::rename(&victim, &kept).map_err(|error| Problem::file("rename", &victim, &error))?;
-        tracing::info!(data = %victim.display(), kept = %kept.display(), "boot's data kept under another name");
+        let (name, _) = kept(victim)?;
+        fs::rename(victim, &name).map_err(|error| Problem::file("rename", victim, &error))?;
+        tracing::info!(data = %victim.display(), kept = %name.display(), "boot's data kept under another name");
     }
     if !victim.exists() {
-        files::write(&victim, TEXT.as_bytes(), files::PUBLIC)?;
+        files::write(victim, TEXT.as_bytes(), files::PUBLIC)?;
     }
     Ok(())
+}
+
+/// The first free name for what is kept, and how many are taken.
+fn kept(victim: &Path) -> Result<(PathBuf, usize), Problem> {
+    let name = victim.file_name().unwrap_or_default().to_string_lossy();
+    (0..100)
+        .map(|n| (victim.with_file_name(if n == 0 { format!("{name}.{SUFFIX}") } else { format!("{name}.{SUFFIX}.{n}") }), n))
+        .find(|(path, _)| !path.exists())
+        .ok_or_else(|| Problem::new(Reason::NodeFiles, format!("too many old copies of {}; remove some", victim.display())))
 }
 
 #[cfg(test)]
@@ -153,6 +184,27 @@ mod tests {
         fs::write(place.static_pods.join("boot.yaml"), pod(&data)).unwrap();
         lay(&place, "t1".into(), endpoint()).unwrap();
         assert!(data.join("etcd-system/kube-etcd/cp1-1").is_dir());
+        assert!(data.join("member").is_file());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_renamed_loses_what_is_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let place = super::super::tests::place(root.path());
+        let data = root.path().join("boot-etcd");
+        fs::create_dir_all(data.join("member")).unwrap();
+        // As a mount point would: every free name is taken, so the directory itself stays.
+        for n in 0..100 {
+            let name = if n == 0 { format!("boot-etcd.{SUFFIX}") } else { format!("boot-etcd.{SUFFIX}.{n}") };
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        bury(&place, &data).unwrap();
+        assert!(data.join("member").is_file());
+        assert!(data.join(format!("member.{SUFFIX}")).is_dir());
+        // Again, also after a crash between rename and file.
+        bury(&place, &data).unwrap();
+        fs::remove_file(data.join("member")).unwrap();
+        bury(&place, &data).unwrap();
         assert!(data.join("member").is_file());
     }
 

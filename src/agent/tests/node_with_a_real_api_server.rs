@@ -3,6 +3,14 @@
 //!
 //! Needs `KUBE_BIN` and `ETCD_BIN` (see tests/bed/go/build.sh).
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test ends where something is not as expected"
+)]
+
 mod harness;
 
 use std::time::Duration;
@@ -96,11 +104,16 @@ async fn a_seat_is_prepared_reported_and_then_left_at_rest() {
     let preflight = PreflightSpec { id: "p1".into(), ports: vec![taken.clone()], reach: vec![taken.clone()] };
     bed.create(MEMBER, EtcdMemberSpec { seat: Some(seat()), preflight: Some(preflight), ..spec(Role::Member) }).await;
 
-    let member = bed.wait(MEMBER, "nonce, clock, CSRs and preflight", SOON, |member| member.status.as_ref().is_some_and(|status| status.preflight.is_some())).await;
+    let member = bed
+        .wait(MEMBER, "nonce, clock, CSRs and preflight", SOON, |member| {
+            member.status.as_ref().is_some_and(|status| status.preflight.is_some())
+        })
+        .await;
     let status = member.status.unwrap();
     assert_eq!((status.observed_nonce.as_str(), status.problem.as_str()), ("n1", ""), "{status:#?}");
     let checks = status.preflight.unwrap().checks;
-    let failed: Vec<_> = checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
+    let failed: Vec<_> =
+        checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
     assert_eq!(failed, ["Port"], "{checks:#?}");
     let manifest = bed.path("manifests/etcd-kube-etcd.yaml");
     assert!(!manifest.exists(), "no pod before its certificates");
@@ -114,7 +127,11 @@ async fn a_seat_is_prepared_reported_and_then_left_at_rest() {
     let state = json!({ "format": 1, "readsOrders": [1], "keeperVersion": "0.1.0", "etcdVersion": "3.6.16", "phase": "Waiting", "reason": "OrderedToWait", "orderSequence": 1 });
     std::fs::write(bed.path("operator/etcd-system/kube-etcd/state.json"), state.to_string()).unwrap();
     bed.wait(MEMBER, "the keeper's state in the status", SOON, |member| {
-        member.status.as_ref().and_then(|status| status.keeper.as_ref()).is_some_and(|keeper| keeper.etcd_version.as_deref() == Some("3.6.16"))
+        member
+            .status
+            .as_ref()
+            .and_then(|status| status.keeper.as_ref())
+            .is_some_and(|keeper| keeper.etcd_version.as_deref() == Some("3.6.16"))
     })
     .await;
 
@@ -135,7 +152,9 @@ async fn a_seat_is_prepared_reported_and_then_left_at_rest() {
     bed.create("kube-etcd-cp2", other).await;
     // An enemy's spec: refused by name, nothing written.
     bed.create("evil", EtcdMemberSpec { cluster_name: "../../evil".into(), ..spec(Role::Candidate) }).await;
-    let evil = bed.wait("evil", "the refusal", SOON, |member| member.status.as_ref().is_some_and(|status| status.problem == "InvalidSpec")).await;
+    let evil = bed
+        .wait("evil", "the refusal", SOON, |member| member.status.as_ref().is_some_and(|status| status.problem == "InvalidSpec"))
+        .await;
     assert!(evil.status.unwrap().problem_message.contains("spec.clusterName"));
     assert!(bed.members().get("kube-etcd-cp2").await.unwrap().status.is_none());
 }
@@ -147,8 +166,13 @@ async fn boot_is_copied_drained_killed_after_its_removal_and_buried_while_the_ap
     let (mut boot, second, drain) = pair(&bed).await;
 
     // The snapshot, before anything is changed.
-    bed.patch(BOOT, json!({ "boot": { "snapshot": "s1" }, "countClients": [boot.endpoint.trim_start_matches("https://")] })).await;
-    let member = bed.wait(BOOT, "the snapshot", SOON, |member| member.status.as_ref().and_then(|status| status.boot.as_ref()).is_some_and(|boot| boot.snapshot.is_some())).await;
+    bed.patch(BOOT, json!({ "boot": { "snapshot": "s1" }, "countClients": [boot.endpoint.trim_start_matches("https://")] }))
+        .await;
+    let member = bed
+        .wait(BOOT, "the snapshot", SOON, |member| {
+            member.status.as_ref().and_then(|status| status.boot.as_ref()).is_some_and(|boot| boot.snapshot.is_some())
+        })
+        .await;
     let seen = member.status.unwrap().boot.unwrap();
     assert!(seen.process_found, "{seen:#?}");
     assert_eq!(seen.manifest, Some(bed.path("manifests/boot-etcd.yaml").display().to_string()));
@@ -173,7 +197,10 @@ async fn boot_is_copied_drained_killed_after_its_removal_and_buried_while_the_ap
     let _ = at_boot.move_leader(second_id).await;
     bed.patch(BOOT, json!({ "boot": { "drain": drain }, "countClients": [] })).await;
     let journal = bed.path("operator/etcd-system/kube-etcd/boot/drain.json");
-    eventually("SIGTERM is recorded", SOON, || async { std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Signalled")) }).await;
+    eventually("SIGTERM is recorded", SOON, || async {
+        std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Signalled"))
+    })
+    .await;
     bed.api_server.signal(Signal::STOP);
     at_second.member_remove(boot_id).await.unwrap();
     let removed = std::time::Instant::now();
@@ -183,7 +210,10 @@ async fn boot_is_copied_drained_killed_after_its_removal_and_buried_while_the_ap
     }
     println!("boot was gone {} ms after MemberRemove returned", removed.elapsed().as_millis());
     drop(watch);
-    eventually("boot's manifest is archived", SOON, || async { bed.path("operator/etcd-system/kube-etcd/boot/manifest-archive/boot-etcd.yaml").exists() }).await;
+    eventually("boot's manifest is archived", SOON, || async {
+        bed.path("operator/etcd-system/kube-etcd/boot/manifest-archive/boot-etcd.yaml").exists()
+    })
+    .await;
     assert!(!bed.path("manifests/boot-etcd.yaml").exists());
 
     bed.api_server.signal(Signal::CONT);
@@ -191,9 +221,21 @@ async fn boot_is_copied_drained_killed_after_its_removal_and_buried_while_the_ap
 
     // The tombstone.
     bed.patch(BOOT, json!({ "boot": { "tombstone": "t1" } })).await;
-    bed.wait(BOOT, "the tombstone", SOON, |member| member.status.as_ref().and_then(|status| status.boot.as_ref()).is_some_and(|boot| boot.tombstone_id.as_deref() == Some("t1"))).await;
+    bed.wait(BOOT, "the tombstone", SOON, |member| {
+        member
+            .status
+            .as_ref()
+            .and_then(|status| status.boot.as_ref())
+            .is_some_and(|boot| boot.tombstone_id.as_deref() == Some("t1"))
+    })
+    .await;
     assert!(bed.path("boot").is_file());
     assert!(bed.path("boot.removed-by-etcd-operator/member").is_dir());
+    assert!(bed.refuses_to_start(&bed.path("boot")), "an etcd started on the tombstone");
+    // The other form of it, where the directory itself cannot be renamed.
+    std::fs::create_dir(bed.path("other")).unwrap();
+    std::fs::copy(bed.path("boot"), bed.path("other/member")).unwrap();
+    assert!(bed.refuses_to_start(&bed.path("other")), "an etcd started on the tombstone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,14 +258,44 @@ async fn an_agent_that_dies_in_the_middle_goes_on_without_the_api() {
     let _watch = at_boot.hold_watch().await.unwrap();
     bed.patch(BOOT, json!({ "boot": { "drain": drain } })).await;
     let journal = bed.path("operator/etcd-system/kube-etcd/boot/drain.json");
-    eventually("SIGTERM is recorded", SOON, || async { std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Signalled")) }).await;
+    eventually("SIGTERM is recorded", SOON, || async {
+        std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Signalled"))
+    })
+    .await;
     drop(agent);
     bed.api_server.signal(Signal::STOP);
     bed.client(&second).await.member_remove(drain.member_id.parse().unwrap()).await.unwrap();
     let _next = bed.agent();
-    eventually("the journal ends", SOON, || async { std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Gone")) }).await;
+    eventually("the journal ends", SOON, || async { std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("Gone")) })
+        .await;
     assert!(!boot.process.running(), "boot was killed");
     assert!(!bed.path("manifests/boot-etcd.yaml").exists());
     bed.api_server.signal(Signal::CONT);
     bed.wait(BOOT, "the end of the drain", Duration::from_secs(60), |member| step(member) == Some(BootDrainStep::Gone)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_api_nothing_is_touched_and_with_it_all_is_put_right() {
+    let mut bed = Bed::up().await;
+    let _agent = bed.agent();
+    bed.create(MEMBER, EtcdMemberSpec { seat: Some(seat()), ..spec(Role::Member) }).await;
+    bed.certify(MEMBER).await;
+    let manifest = bed.path("manifests/etcd-kube-etcd.yaml");
+    eventually("the manifest is written", SOON, || async { manifest.exists() }).await;
+
+    bed.api_server.signal(Signal::KILL);
+    while bed.api_server.running() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A human recovers the cluster by hand meanwhile; a watch that broke is noticed at once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::fs::remove_file(&manifest).unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!manifest.exists(), "the agent changed the node by an old view");
+
+    bed.restart_api_server().await;
+    eventually("the manifest is restored", SOON, || async { manifest.exists() }).await;
+    bed.patch(MEMBER, json!({ "nonce": "n2" })).await;
+    bed.wait(MEMBER, "the new nonce", SOON, |member| member.status.as_ref().is_some_and(|status| status.observed_nonce == "n2"))
+        .await;
 }

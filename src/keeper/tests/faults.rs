@@ -199,3 +199,23 @@ fn sigterm_ends_etcd_first_and_then_the_keeper() {
     node.start_keeper();
     node.wait_ready();
 }
+
+#[test]
+fn a_first_start_waits_until_it_can_be_written_down() {
+    let bed = Bed::with_boot();
+    let boot = bed.boot().client.clone();
+    let mut node = bed.node("cp1");
+    node.write_order();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    // The state can be read but not written.
+    let in_the_way = node.paths.dir.join(".state.json.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    let (id, cluster) = (bed.add_learner(&boot, &node.order.etcd.peer_url), bed.cluster_id());
+    node.change_order(|o| (o.member_id, o.cluster_id) = (Some(id.clone()), Some(cluster)));
+    common::wait_for("the refusal", || node.log(), || node.log().contains("StateUnwritable").then_some(()));
+    assert!(!node.data_dir().exists());
+    fs::remove_dir(&in_the_way).unwrap();
+    let state = node.wait_phase(Phase::Running, "Joining");
+    assert_eq!(state.ran_here, [id]);
+}

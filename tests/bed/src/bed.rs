@@ -49,10 +49,7 @@ impl Bed {
         let lock = state::lock()?;
         if let Some(dir) = state::complete() {
             // Half-made ones are taken away without a question; this one may be in somebody's use.
-            return Err(Error::State(format!(
-                "a bed is up already (in {}): bed down",
-                dir.display()
-            )));
+            return Err(Error::State(format!("a bed is up already (in {}): bed down", dir.display())));
         }
         let made = Self::make(layout.clone(), options, &programs);
         if matches!(made, Err(Error::Interrupted)) {
@@ -71,13 +68,7 @@ impl Bed {
         let store = images::seed(&layout, programs)?;
         pki::create(&layout)?;
         config::create_admin(&layout)?;
-        let bed = Self {
-            layout,
-            state: State {
-                options,
-                handed_over: false,
-            },
-        };
+        let bed = Self { layout, state: State { options, handed_over: false } };
         bed.state.save(&bed.layout)?;
         progress(format!("making {} nodes ...", bed.options().nodes));
         for node in bed.options().all() {
@@ -90,10 +81,7 @@ impl Bed {
         // No lease yet: a kubelet makes its first only 10 s after it registered.
         bed.wait_nodes_ready(&nodes, None)?;
         state::set_complete()?;
-        progress(format!(
-            "up: export KUBECONFIG={}",
-            bed.layout.kubeconfig().display()
-        ));
+        progress(format!("up: export KUBECONFIG={}", bed.layout.kubeconfig().display()));
         Ok(bed)
     }
 
@@ -180,8 +168,7 @@ impl Bed {
     pub fn wait_api(&self) -> Result<Duration> {
         let started = Instant::now();
         wait_for("the API", API_LIMIT, &self.hint(), || {
-            self.kubectl(&["get", "--raw=/readyz", "--request-timeout=3s"])
-                .map_err(|e| e.to_string())
+            self.kubectl(&["get", "--raw=/readyz", "--request-timeout=3s"]).map_err(|e| e.to_string())
         })?;
         Ok(started.elapsed())
     }
@@ -189,11 +176,7 @@ impl Bed {
     fn hint(&self) -> String {
         let boot = self.options().boot_node.as_str();
         let logs = self.layout.path("nodes").join(boot).join("var/log");
-        format!(
-            "{} (kubelet.log, containerd.log, pods/) and {}",
-            logs.display(),
-            self.layout.path("haproxy.log").display()
-        )
+        format!("{} (kubelet.log, containerd.log, pods/) and {}", logs.display(), self.layout.path("haproxy.log").display())
     }
 
     /// Waits until each node is Ready and, with `since` ([`crate::now`]), its kubelet has renewed its lease after that:
@@ -208,41 +191,22 @@ impl Bed {
                 serde_json::from_str(&text).map_err(|e| e.to_string())
             };
             let objects = get(&["get", "nodes", "-o", "json", "--request-timeout=3s"])?;
-            let leases = get(&[
-                "get",
-                "leases",
-                "-n",
-                "kube-node-lease",
-                "-o",
-                "json",
-                "--request-timeout=3s",
-            ])?;
+            let leases = get(&["get", "leases", "-n", "kube-node-lease", "-o", "json", "--request-timeout=3s"])?;
             let find = |list: &Value, name: &str| {
                 let items = list.get("items").and_then(Value::as_array)?;
-                items
-                    .iter()
-                    .find(|i| i.pointer("/metadata/name").and_then(Value::as_str) == Some(name))
-                    .cloned()
+                items.iter().find(|i| i.pointer("/metadata/name").and_then(Value::as_str) == Some(name)).cloned()
             };
             let late: Vec<_> = nodes
                 .iter()
                 .filter(|n| {
                     let ready = find(&objects, &n.name).is_some_and(|o| is_ready(&o));
-                    let renewed = find(&leases, &n.name).and_then(|l| {
-                        l.pointer("/spec/renewTime")
-                            .and_then(Value::as_str)
-                            .map(str::to_owned)
-                    });
-                    !(ready
-                        && since.is_none_or(|since| renewed.is_some_and(|r| r.as_str() >= since)))
+                    let renewed = find(&leases, &n.name)
+                        .and_then(|l| l.pointer("/spec/renewTime").and_then(Value::as_str).map(str::to_owned));
+                    !(ready && since.is_none_or(|since| renewed.is_some_and(|r| r.as_str() >= since)))
                 })
                 .map(|n| n.name.as_str())
                 .collect();
-            if late.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("not yet: {}", late.join(", ")))
-            }
+            if late.is_empty() { Ok(()) } else { Err(format!("not yet: {}", late.join(", "))) }
         })?;
         progress(format!("{} nodes are Ready", nodes.len()));
         Ok(())
@@ -254,17 +218,8 @@ impl Bed {
         let boot = self.options().boot()?;
         self.start(std::slice::from_ref(&boot))?;
         let took = self.wait_api()?;
-        progress(format!(
-            "the API is ready ({:.1} s after {} was switched on)",
-            took.as_secs_f32(),
-            boot.name
-        ));
-        let others: Vec<_> = self
-            .options()
-            .all()
-            .into_iter()
-            .filter(|n| *n != boot)
-            .collect();
+        progress(format!("the API is ready ({:.1} s after {} was switched on)", took.as_secs_f32(), boot.name));
+        let others: Vec<_> = self.options().all().into_iter().filter(|n| *n != boot).collect();
         self.start(&others)?;
         if took > Duration::from_secs(4) {
             faults::signal(&boot, faults::Process::Kubelet, faults::Signal::Kill)?;
@@ -278,9 +233,7 @@ impl Bed {
         let mut label = vec!["label", "--overwrite", "nodes"];
         label.extend(names.iter().map(String::as_str));
         label.push("node-role.kubernetes.io/control-plane=");
-        wait_for("the nodes to register", READY_LIMIT, &self.hint(), || {
-            self.kubectl(&label).map_err(|e| e.to_string())
-        })?;
+        wait_for("the nodes to register", READY_LIMIT, &self.hint(), || self.kubectl(&label).map_err(|e| e.to_string()))?;
         let authority = pki::Authority::load(&self.layout.path("pki"), "etcd-ca")?;
         let key = self.layout.path("pki/etcd-ca.key");
         self.apply(&json!({
@@ -298,8 +251,7 @@ impl Bed {
     /// # Errors
     /// If the API refuses it.
     pub fn apply(&self, object: &Value) -> Result<()> {
-        self.run_kubectl(&["apply", "-f", "-"], object.to_string().as_bytes())
-            .map(|_| ())
+        self.run_kubectl(&["apply", "-f", "-"], object.to_string().as_bytes()).map(|_| ())
     }
 
     /// Runs kubectl as admin and returns its stdout.
@@ -314,10 +266,7 @@ impl Bed {
         let mut command = Command::new(self.layout.bin("kubectl"));
         command.arg("--kubeconfig").arg(self.layout.kubeconfig());
         // Its default is in the home folder.
-        command
-            .arg("--cache-dir")
-            .arg(self.layout.path("kubectl-cache"))
-            .args(args);
+        command.arg("--cache-dir").arg(self.layout.path("kubectl-cache")).args(args);
         // A proxy of the host has no way to the bed.
         for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
@@ -348,29 +297,18 @@ impl Bed {
     /// If the node list cannot be read.
     pub fn status(&self) -> Result<Status> {
         let on = switched_on(self.options());
-        let api_ready = self
-            .kubectl(&["get", "--raw=/readyz", "--request-timeout=2s"])
-            .is_ok();
+        let api_ready = self.kubectl(&["get", "--raw=/readyz", "--request-timeout=2s"]).is_ok();
         let objects: Value = if api_ready {
-            let text = self
-                .kubectl(&["get", "nodes", "-o", "json", "--request-timeout=5s"])
-                .unwrap_or_default();
+            let text = self.kubectl(&["get", "nodes", "-o", "json", "--request-timeout=5s"]).unwrap_or_default();
             serde_json::from_str(&text).unwrap_or_default()
         } else {
             Value::Null
         };
-        let items = objects
-            .get("items")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let items = objects.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
         let nodes = self.options().all().into_iter().map(|n| NodeStatus {
             ip: n.ip(),
             on: on.contains(&n),
-            ready: items
-                .iter()
-                .find(|i| i.pointer("/metadata/name").and_then(Value::as_str) == Some(&n.name))
-                .map(is_ready),
+            ready: items.iter().find(|i| i.pointer("/metadata/name").and_then(Value::as_str) == Some(&n.name)).map(is_ready),
             faults: crate::faults::active(&n),
             name: n.name,
         });
@@ -422,11 +360,7 @@ pub(crate) fn clean_machine() -> Result<()> {
     prereq::restore_sysctls();
     // Nodes mount in namespaces of their own; should one ever show here, nothing below it may be deleted.
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let own: Vec<_> = mounts
-        .lines()
-        .filter_map(|l| l.split(' ').nth(1))
-        .filter(|m| m.starts_with(&format!("{RUN}/")))
-        .collect();
+    let own: Vec<_> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&format!("{RUN}/"))).collect();
     for mount in own.iter().rev() {
         run(&["umount", "--lazy", mount])?;
     }
@@ -435,11 +369,7 @@ pub(crate) fn clean_machine() -> Result<()> {
         if path.file_name().is_some_and(|n| n == "lock") {
             continue;
         }
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         removed.at(&path)?;
     }
     Ok(())

@@ -31,31 +31,19 @@ pub fn build(layout: &Layout) -> Result<Programs> {
         let out = run_long(command, &format!("tests/bed/go/build.sh {what}"))?;
         Ok(PathBuf::from(out.trim()))
     };
-    let programs = Programs {
-        etcd: go("etcd")?,
-        kubernetes: go("kubernetes")?,
-        pause: pause(layout)?,
-    };
+    let programs = Programs { etcd: go("etcd")?, kubernetes: go("kubernetes")?, pause: pause(layout)? };
     let bin = layout.path("bin");
     fs::create_dir_all(&bin).at(&bin)?;
-    for (from, names) in [
-        (
-            &programs.kubernetes,
-            &["kubectl", "kubelet", "kube-proxy"][..],
-        ),
-        (&programs.etcd, &["etcd", "etcdctl", "etcdutl"]),
-    ] {
+    for (from, names) in
+        [(&programs.kubernetes, &["kubectl", "kubelet", "kube-proxy"][..]), (&programs.etcd, &["etcd", "etcdctl", "etcdutl"])]
+    {
         for name in names {
             place(&from.join(name), &bin.join(name))?;
         }
     }
     let own = std::env::current_exe().at(Path::new("/proc/self/exe"))?;
     // A test's own executable is no `bed`: it lies in deps/, next to which is the real one.
-    let bed = if own.ends_with("bed") {
-        own
-    } else {
-        bed_beside(&own)?
-    };
+    let bed = if own.ends_with("bed") { own } else { bed_beside(&own)? };
     if bed != layout.bin("bed") {
         place(&bed, &layout.bin("bed"))?;
     }
@@ -67,12 +55,7 @@ fn bed_beside(own: &Path) -> Result<PathBuf> {
     folders
         .map(|d| d.join("bed"))
         .find(|p| p.is_file())
-        .ok_or_else(|| {
-            Error::State(format!(
-                "no `bed` program next to {}: cargo build -p etcd-operator-bed",
-                own.display()
-            ))
-        })
+        .ok_or_else(|| Error::State(format!("no `bed` program next to {}: cargo build -p etcd-operator-bed", own.display())))
 }
 
 /// Puts a program in place by rename: the old one may be running. A hard link where possible, else a copy.
@@ -102,10 +85,7 @@ fn pause(layout: &Layout) -> Result<PathBuf> {
         fs::create_dir_all(&dir).at(&dir)?;
         let temp = dir.join(".pause");
         let mut command = Command::new("go");
-        command
-            .args(["build", "-trimpath", "-ldflags", "-s -w", "-o"])
-            .arg(&temp)
-            .arg(".");
+        command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&temp).arg(".");
         command.current_dir(&source).env("CGO_ENABLED", "0");
         run_long(command, "go build of tests/bed/go/pause")?;
         fs::rename(&temp, dir.join("pause")).at(&dir)?;
@@ -120,32 +100,13 @@ fn pause(layout: &Layout) -> Result<PathBuf> {
 pub fn build_operator(layout: &Layout) -> Result<bool> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let manifest = layout.checkout.join("Cargo.toml");
-    let profile = if fs::read_to_string(&manifest)
-        .at(&manifest)?
-        .contains("[profile.bed]")
-    {
-        "bed"
-    } else {
-        "dev"
-    };
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| layout.checkout.join("target"), PathBuf::from);
+    let profile = if fs::read_to_string(&manifest).at(&manifest)?.contains("[profile.bed]") { "bed" } else { "dev" };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| layout.checkout.join("target"), PathBuf::from);
     let target = layout.checkout.join(target);
     progress("building the operator (static; a cold build takes a few minutes) ...");
     let mut command = Command::new("cargo");
-    command.args([
-        "build",
-        
-        "--profile",
-        profile,
-        "--target",
-        &triple,
-        "--bin",
-        "etcd-operator",
-    ]);
-    command
-        .current_dir(&layout.checkout)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    command.args(["build", "--profile", profile, "--target", &triple, "--bin", "etcd-operator"]);
+    command.current_dir(&layout.checkout).env("RUSTFLAGS", "-C target-feature=+crt-static");
     command.env("CARGO_TARGET_DIR", &target);
     run_long(command, "cargo build of etcd-operator")?;
     let folder = if profile == "dev" { "debug" } else { profile };

@@ -26,9 +26,7 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     let path = Path::new("/proc/mounts");
     let found = parse(&fs::read_to_string(path).at(path)?);
     if found.is_empty() {
-        return Err(Error::Missing(
-            "  no cgroup hierarchy is mounted below /sys/fs/cgroup".into(),
-        ));
+        return Err(Error::Missing("  no cgroup hierarchy is mounted below /sys/fs/cgroup".into()));
     }
     Ok(found)
 }
@@ -45,35 +43,13 @@ fn parse(mounts: &str) -> Vec<Hierarchy> {
             continue;
         }
         if *kind == "cgroup" {
-            let general = [
-                "rw",
-                "ro",
-                "nosuid",
-                "nodev",
-                "noexec",
-                "relatime",
-                "xattr",
-                "clone_children",
-            ];
-            let own: Vec<_> = options
-                .split(',')
-                .filter(|o| !general.contains(o) && !o.starts_with("release_agent="))
-                .collect();
+            let general = ["rw", "ro", "nosuid", "nodev", "noexec", "relatime", "xattr", "clone_children"];
+            let own: Vec<_> = options.split(',').filter(|o| !general.contains(o) && !o.starts_with("release_agent=")).collect();
             let own = own.join(",");
-            let options = if own.starts_with("name=") {
-                format!("none,{own}")
-            } else {
-                own
-            };
-            v1.push(Hierarchy {
-                mount: mount.into(),
-                options: Some(options),
-            });
+            let options = if own.starts_with("name=") { format!("none,{own}") } else { own };
+            v1.push(Hierarchy { mount: mount.into(), options: Some(options) });
         } else if *kind == "cgroup2" {
-            v2.push(Hierarchy {
-                mount: mount.into(),
-                options: None,
-            });
+            v2.push(Hierarchy { mount: mount.into(), options: None });
         }
     }
     if v1.is_empty() { v2 } else { v1 }
@@ -113,11 +89,7 @@ pub fn create(name: &str) -> Result<()> {
 /// If the kernel refuses, e.g. while a process is in the cgroup itself.
 pub fn enable_controllers(dir: &Path) -> Result<()> {
     let available = dir.join("cgroup.controllers");
-    let wanted: String = fs::read_to_string(&available)
-        .at(&available)?
-        .split_whitespace()
-        .map(|c| format!("+{c} "))
-        .collect();
+    let wanted: String = fs::read_to_string(&available).at(&available)?.split_whitespace().map(|c| format!("+{c} ")).collect();
     let control = dir.join("cgroup.subtree_control");
     fs::write(&control, wanted.trim()).at(&control)
 }
@@ -167,10 +139,7 @@ fn processes(relative: &Path) -> BTreeSet<i32> {
 /// # Errors
 /// If a process does not die or a cgroup cannot be removed in 10 s.
 pub fn destroy(name: Option<&str>) -> Result<()> {
-    let relative = name.map_or_else(
-        || PathBuf::from(PREFIX),
-        |name| Path::new(PREFIX).join(name),
-    );
+    let relative = name.map_or_else(|| PathBuf::from(PREFIX), |name| Path::new(PREFIX).join(name));
     let started = Instant::now();
     loop {
         for pid in processes(&relative) {
@@ -191,9 +160,7 @@ pub fn destroy(name: Option<&str>) -> Result<()> {
         }
         let Some(last) = last else { return Ok(()) };
         if started.elapsed() > Duration::from_secs(10) {
-            return Err(Error::State(format!(
-                "cgroups are still in use after 10 s: {last}"
-            )));
+            return Err(Error::State(format!("cgroups are still in use after 10 s: {last}")));
         }
         std::thread::sleep(Duration::from_millis(10));
     }

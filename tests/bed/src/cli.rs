@@ -7,9 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use etcd_operator_bed::faults::{self, Direction, Process, Signal};
 use etcd_operator_bed::layout::Node;
-use etcd_operator_bed::{
-    ApiServerEtcd, Bed, Error, Layout, Options, Result, State, cmd, down, node, node_init,
-};
+use etcd_operator_bed::{ApiServerEtcd, Bed, Error, Layout, Options, Result, State, cmd, down, node, node_init};
 
 /// A real Kubernetes control plane on one Linux machine.
 #[derive(Parser)]
@@ -174,11 +172,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 EtcdList::All => ApiServerEtcd::All,
                 EtcdList::BootOnly => ApiServerEtcd::BootOnly,
             };
-            let options = Options {
-                nodes: up.nodes,
-                boot_node: up.boot_node.clone(),
-                api_server_etcd,
-            };
+            let options = Options { nodes: up.nodes, boot_node: up.boot_node.clone(), api_server_etcd };
             Bed::up(layout, options).map(|_| ())
         }
         Verb::Down => down(&layout),
@@ -191,10 +185,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             let bed = open()?;
             bed.start(&bed.nodes(&names.nodes, names.all)?)?;
             if *wait {
-                println!(
-                    "/readyz ok {:.1} s after the last node was switched on",
-                    bed.wait_api()?.as_secs_f32()
-                );
+                println!("/readyz ok {:.1} s after the last node was switched on", bed.wait_api()?.as_secs_f32());
             }
             Ok(())
         }
@@ -203,35 +194,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             bed.wipe(&bed.options().node(node)?)
         }
         Verb::Partition { a, b, one_way } => {
-            let direction = if *one_way {
-                Direction::FirstIsDeaf
-            } else {
-                Direction::Both
-            };
+            let direction = if *one_way { Direction::FirstIsDeaf } else { Direction::Both };
             faults::partition(open()?.options(), a, b, direction)
         }
         Verb::Link { node, loss, rate } => {
             if loss.is_none() && rate.is_none() {
                 return Err(Error::State("link: give --loss, --rate or both".into()));
             }
-            faults::link(
-                &open()?.options().node(node)?,
-                loss.as_deref(),
-                rate.as_deref(),
-            )
+            faults::link(&open()?.options().node(node)?, loss.as_deref(), rate.as_deref())
         }
         Verb::Heal => faults::heal(open()?.options()),
         Verb::Pause(target) => signal(&open()?, target, Signal::Pause),
         Verb::Resume(target) => signal(&open()?, target, Signal::Resume),
-        Verb::Kill { target, term } => signal(
-            &open()?,
-            target,
-            if *term {
-                Signal::Terminate
-            } else {
-                Signal::Kill
-            },
-        ),
+        Verb::Kill { target, term } => signal(&open()?, target, if *term { Signal::Terminate } else { Signal::Kill }),
         Verb::Exec { node, command } => return exec(&open()?.options().node(node)?, command),
         Verb::Install => open()?.install(),
         Verb::Handover { etcd_servers } => open()?.handover(etcd_servers),
@@ -240,9 +215,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             cmd::catch_signals()?;
             Bed::thaw(layout, name).map(|_| ())
         }
-        Verb::NodeLaunch { node } => {
-            node::launch(&layout, &State::load(&layout)?.options.node(node)?)
-        }
+        Verb::NodeLaunch { node } => node::launch(&layout, &State::load(&layout)?.options.node(node)?),
         Verb::NodeInit { node } => {
             let options = State::load(&layout)?.options;
             node_init::main(&layout, &options, &options.node(node)?)
@@ -255,12 +228,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn signal(bed: &Bed, target: &Target, signal: Signal) -> Result<()> {
     let pids = faults::signal(&bed.options().node(&target.node)?, target.process, signal)?;
     let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-    println!(
-        "{signal:?} {:?} on {}: PID {}",
-        target.process,
-        target.node,
-        pids.join(" ")
-    );
+    println!("{signal:?} {:?} on {}: PID {}", target.process, target.node, pids.join(" "));
     Ok(())
 }
 
@@ -272,26 +240,15 @@ fn exec(node: &Node, command: &[String]) -> Result<ExitCode> {
 fn status(bed: &Bed, output: Option<Output>) -> Result<()> {
     let status = bed.status()?;
     if output == Some(Output::Json) {
-        let text = serde_json::to_string_pretty(&status).map_err(|source| Error::Json {
-            what: "status".into(),
-            source,
-        })?;
+        let text = serde_json::to_string_pretty(&status).map_err(|source| Error::Json { what: "status".into(), source })?;
         println!("{text}");
         return Ok(());
     }
-    let phase = if status.handed_over {
-        "handed over"
-    } else {
-        "temporary control plane"
-    };
+    let phase = if status.handed_over { "handed over" } else { "temporary control plane" };
     println!(
         "API {} {} ({phase}, boot node {})",
         bed.url(),
-        if status.api_ready {
-            "ready"
-        } else {
-            "NOT READY"
-        },
+        if status.api_ready { "ready" } else { "NOT READY" },
         status.boot_node
     );
     println!("API servers in use: {}", status.api_servers.join(" "));
@@ -302,12 +259,7 @@ fn status(bed: &Bed, output: Option<Output>) -> Result<()> {
             None => "unknown",
         };
         let on = if node.on { "on" } else { "off" };
-        println!(
-            "{:5} {:12} {on:4} {ready:9} {}",
-            node.name,
-            node.ip,
-            node.faults.join("; ")
-        );
+        println!("{:5} {:12} {on:4} {ready:9} {}", node.name, node.ip, node.faults.join("; "));
     }
     Ok(())
 }

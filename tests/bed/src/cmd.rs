@@ -15,11 +15,7 @@ static STARTED: OnceLock<Instant> = OnceLock::new();
 /// Prints a line of progress with the seconds since the start, on stderr: stdout belongs to a verb's result.
 pub fn progress(text: impl AsRef<str>) {
     let started = STARTED.get_or_init(Instant::now);
-    let line = format!(
-        "[{:6.1}s] {}\n",
-        started.elapsed().as_secs_f32(),
-        text.as_ref()
-    );
+    let line = format!("[{:6.1}s] {}\n", started.elapsed().as_secs_f32(), text.as_ref());
     // One write, so that lines of several threads don't mix; a closed terminal is no reason to stop.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
@@ -30,13 +26,9 @@ pub fn progress(text: impl AsRef<str>) {
 /// # Errors
 /// When the handlers cannot be installed.
 pub fn catch_signals() -> Result<()> {
-    let signals = [
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-    ];
-    let mut signals = signal_hook::iterator::Signals::new(signals)
-        .map_err(|e| Error::State(format!("cannot catch signals: {e}")))?;
+    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP];
+    let mut signals =
+        signal_hook::iterator::Signals::new(signals).map_err(|e| Error::State(format!("cannot catch signals: {e}")))?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if !INTERRUPTED.swap(true, Ordering::SeqCst) {
@@ -52,11 +44,7 @@ pub fn catch_signals() -> Result<()> {
 /// # Errors
 /// [`Error::Interrupted`] if a signal came.
 pub fn check_interrupt() -> Result<()> {
-    if INTERRUPTED.load(Ordering::SeqCst) {
-        Err(Error::Interrupted)
-    } else {
-        Ok(())
-    }
+    if INTERRUPTED.load(Ordering::SeqCst) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Forgets the signal, so that cleaning up may run commands.
@@ -66,22 +54,13 @@ pub fn clear_interrupt() {
 
 /// The command line as text, for messages.
 fn describe<S: AsRef<OsStr>>(args: &[S]) -> String {
-    let words: Vec<_> = args
-        .iter()
-        .map(|a| a.as_ref().to_string_lossy().into_owned())
-        .collect();
+    let words: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy().into_owned()).collect();
     let text = words.join(" ");
-    if text.len() > 300 {
-        format!("{} ...", text.chars().take(300).collect::<String>())
-    } else {
-        text
-    }
+    if text.len() > 300 { format!("{} ...", text.chars().take(300).collect::<String>()) } else { text }
 }
 
 fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
-    let (program, rest) = args
-        .split_first()
-        .ok_or_else(|| Error::State("empty command".into()))?;
+    let (program, rest) = args.split_first().ok_or_else(|| Error::State("empty command".into()))?;
     let mut command = Command::new(program);
     command.args(rest);
     Ok(command)
@@ -91,29 +70,16 @@ fn command<S: AsRef<OsStr>>(args: &[S]) -> Result<Command> {
 fn tail(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<_> = text.trim().lines().collect();
-    lines
-        .iter()
-        .skip(lines.len().saturating_sub(12))
-        .copied()
-        .collect::<Vec<_>>()
-        .join("\n")
+    lines.iter().skip(lines.len().saturating_sub(12)).copied().collect::<Vec<_>>().join("\n")
 }
 
 fn check<S: AsRef<OsStr>>(args: &[S], output: std::io::Result<Output>) -> Result<String> {
-    let failed = |status: String, output: String| Error::Command {
-        command: describe(args),
-        status,
-        output,
-    };
+    let failed = |status: String, output: String| Error::Command { command: describe(args), status, output };
     let output = output.map_err(|e| failed(e.to_string(), String::new()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let text = if output.stderr.is_empty() {
-        tail(&output.stdout)
-    } else {
-        tail(&output.stderr)
-    };
+    let text = if output.stderr.is_empty() { tail(&output.stdout) } else { tail(&output.stderr) };
     Err(failed(output.status.to_string(), text))
 }
 
@@ -145,11 +111,7 @@ pub fn run_with_input<S: AsRef<OsStr>>(args: &[S], input: &[u8]) -> Result<Strin
 /// As [`run`].
 pub fn run_prepared(mut command: Command, name: &str, input: &[u8]) -> Result<String> {
     check_interrupt()?;
-    let spawned = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = match spawned {
         Ok(child) => child,
         Err(e) => return check(&[name], Err(e)),
@@ -167,16 +129,8 @@ pub fn run_prepared(mut command: Command, name: &str, input: &[u8]) -> Result<St
 /// As [`run`], and [`Error::Interrupted`].
 pub fn run_long(mut command: Command, what: &str) -> Result<String> {
     check_interrupt()?;
-    let failed = |status: String| Error::Command {
-        command: what.to_owned(),
-        status,
-        output: "see its messages above".into(),
-    };
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| failed(e.to_string()))?;
+    let failed = |status: String| Error::Command { command: what.to_owned(), status, output: "see its messages above".into() };
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|e| failed(e.to_string()))?;
     let reader = child.stdout.take().map(|mut out| {
         std::thread::spawn(move || {
             let mut text = String::new();
@@ -192,10 +146,7 @@ pub fn run_long(mut command: Command, what: &str) -> Result<String> {
         }
         if check_interrupt().is_err() {
             // SIGTERM, not SIGKILL: cargo and the go command then end their own children.
-            if let Some(pid) = i32::try_from(child.id())
-                .ok()
-                .and_then(rustix::process::Pid::from_raw)
-            {
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             }
             let _ = child.wait();
@@ -203,19 +154,12 @@ pub fn run_long(mut command: Command, what: &str) -> Result<String> {
         }
         if ticked.elapsed() > Duration::from_secs(15) {
             ticked = Instant::now();
-            progress(format!(
-                "  still at it: {what} ({} s)",
-                started.elapsed().as_secs()
-            ));
+            progress(format!("  still at it: {what} ({} s)", started.elapsed().as_secs()));
         }
         std::thread::sleep(Duration::from_millis(30));
     };
     let text = reader.and_then(|r| r.join().ok()).unwrap_or_default();
-    if status.success() {
-        Ok(text)
-    } else {
-        Err(failed(status.to_string()))
-    }
+    if status.success() { Ok(text) } else { Err(failed(status.to_string())) }
 }
 
 /// Asks again and again, every 100 ms, until the answer is there. A line every 5 s says what it waits for.
@@ -238,22 +182,11 @@ pub fn wait_for<T>(
         };
         if started.elapsed() > limit {
             let hint = hint.to_owned();
-            return Err(Error::Timeout {
-                what: what.to_owned(),
-                seconds: limit.as_secs(),
-                last,
-                hint,
-            });
+            return Err(Error::Timeout { what: what.to_owned(), seconds: limit.as_secs(), last, hint });
         }
         if said.elapsed() > Duration::from_secs(5) {
             said = Instant::now();
-            let short: String = last
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .chars()
-                .take(160)
-                .collect();
+            let short: String = last.lines().last().unwrap_or_default().chars().take(160).collect();
             progress(format!("  waiting for {what}: {short}"));
         }
         std::thread::sleep(Duration::from_millis(100));

@@ -16,11 +16,7 @@ pub fn create_for_node(layout: &Layout, node: &Node) -> Result<()> {
     let pki = "/etc/kubernetes/pki";
     for (file, user, key) in [
         ("kubelet.conf", "kubelet", "kubelet-client"),
-        (
-            "controller-manager.conf",
-            "controller-manager",
-            "controller-manager",
-        ),
+        ("controller-manager.conf", "controller-manager", "controller-manager"),
         ("scheduler.conf", "scheduler", "scheduler"),
         ("kube-proxy.conf", "kube-proxy", "kube-proxy"),
     ] {
@@ -31,22 +27,10 @@ pub fn create_for_node(layout: &Layout, node: &Node) -> Result<()> {
         );
         write(&kubernetes.join(file), pretty(&config), 0o600)?;
     }
-    write(
-        &kubernetes.join("kubelet.yaml"),
-        pretty(&kubelet(node)),
-        0o644,
-    )?;
-    write(
-        &kubernetes.join("kube-proxy.yaml"),
-        pretty(&kube_proxy(node)),
-        0o644,
-    )?;
+    write(&kubernetes.join("kubelet.yaml"), pretty(&kubelet(node)), 0o644)?;
+    write(&kubernetes.join("kube-proxy.yaml"), pretty(&kube_proxy(node)), 0o644)?;
     write(&kubernetes.join("containerd.toml"), containerd(), 0o644)?;
-    write(
-        &kubernetes.join("cni/10-bed.conflist"),
-        pretty(&cni(node)),
-        0o644,
-    )?;
+    write(&kubernetes.join("cni/10-bed.conflist"), pretty(&cni(node)), 0o644)?;
     let manifests = kubernetes.join("manifests");
     std::fs::create_dir_all(&manifests).at(&manifests)
 }
@@ -199,16 +183,8 @@ pub fn base64(bytes: &[u8]) -> String {
         let word = byte(0) << 16 | byte(1) << 8 | byte(2);
         for i in 0..4_usize {
             let index = (word >> (18 - 6 * i)) & 63;
-            let letter = usize::try_from(index)
-                .ok()
-                .and_then(|i| ALPHABET.get(i))
-                .copied()
-                .unwrap_or(b'=');
-            text.push(if i <= chunk.len() {
-                char::from(letter)
-            } else {
-                '='
-            });
+            let letter = usize::try_from(index).ok().and_then(|i| ALPHABET.get(i)).copied().unwrap_or(b'=');
+            text.push(if i <= chunk.len() { char::from(letter) } else { '=' });
         }
     }
     text
@@ -220,10 +196,7 @@ pub fn base64(bytes: &[u8]) -> String {
 /// If it is not there or no JSON.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read(path).at(path)?;
-    serde_json::from_slice(&text).map_err(|source| crate::error::Error::Json {
-        what: path.display().to_string(),
-        source,
-    })
+    serde_json::from_slice(&text).map_err(|source| crate::error::Error::Json { what: path.display().to_string(), source })
 }
 
 #[cfg(test)]

@@ -20,18 +20,10 @@ struct End {
 
 fn end(options: &Options, name: &str) -> Result<End> {
     if name == "lb" {
-        return Ok(End {
-            netns: lb_netns(),
-            sources: vec![LB_IP.into()],
-        });
+        return Ok(End { netns: lb_netns(), sources: vec![LB_IP.into()] });
     }
-    let node = options
-        .node(name)
-        .map_err(|e| Error::State(format!("{e}, or `lb`, the load balancer")))?;
-    Ok(End {
-        netns: node.netns(),
-        sources: vec![node.ip(), node.pod_cidr()],
-    })
+    let node = options.node(name).map_err(|e| Error::State(format!("{e}, or `lb`, the load balancer")))?;
+    Ok(End { netns: node.netns(), sources: vec![node.ip(), node.pod_cidr()] })
 }
 
 fn iptables(netns: &str, args: &[&str]) -> Result<String> {
@@ -66,15 +58,11 @@ pub enum Direction {
 pub fn partition(options: &Options, a: &str, b: &str, direction: Direction) -> Result<()> {
     let (first, second) = (end(options, a)?, end(options, b)?);
     if first.netns == second.netns {
-        return Err(Error::State(format!(
-            "partition {a} {b}: name two different ends"
-        )));
+        return Err(Error::State(format!("partition {a} {b}: name two different ends")));
     }
     let deafen = |who: &End, of: &End| -> Result<()> {
         chain(&who.netns)?;
-        of.sources.iter().try_for_each(|s| {
-            iptables(&who.netns, &["-A", CHAIN, "-s", s, "-j", "DROP"]).map(|_| ())
-        })
+        of.sources.iter().try_for_each(|s| iptables(&who.netns, &["-A", CHAIN, "-s", s, "-j", "DROP"]).map(|_| ()))
     };
     deafen(&first, &second)?;
     match direction {
@@ -90,24 +78,12 @@ pub fn partition(options: &Options, a: &str, b: &str, direction: Direction) -> R
 pub fn link(node: &Node, loss: Option<&str>, rate: Option<&str>) -> Result<()> {
     let netns = node.netns();
     if let Some(loss) = loss {
-        let percent = loss
-            .trim_end_matches('%')
-            .parse::<f64>()
-            .ok()
-            .filter(|p| (0.0..=100.0).contains(p));
-        let percent =
-            percent.ok_or_else(|| Error::State(format!("--loss {loss}: a percentage like 30%")))?;
+        let percent = loss.trim_end_matches('%').parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p));
+        let percent = percent.ok_or_else(|| Error::State(format!("--loss {loss}: a percentage like 30%")))?;
         let probability = format!("{:.4}", percent / 100.0);
         chain(&netns)?;
         for side in ["-i", "-o"] {
-            let random = [
-                "-m",
-                "statistic",
-                "--mode",
-                "random",
-                "--probability",
-                &probability,
-            ];
+            let random = ["-m", "statistic", "--mode", "random", "--probability", &probability];
             // -o has no meaning in PREROUTING, so each direction has a rule in the hook that knows its interface.
             let hook = if side == "-i" { "PREROUTING" } else { "OUTPUT" };
             let mut rule = vec!["-A", hook, side, "eth0"];
@@ -117,9 +93,7 @@ pub fn link(node: &Node, loss: Option<&str>, rate: Option<&str>) -> Result<()> {
         }
     }
     if let Some(rate) = rate {
-        let shape = [
-            "root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms",
-        ];
+        let shape = ["root", "tbf", "rate", rate, "burst", "32kbit", "latency", "400ms"];
         let mut out = vec!["tc", "-n", &netns, "qdisc", "replace", "dev", "eth0"];
         out.extend(shape);
         run(&out)?;
@@ -139,26 +113,14 @@ pub fn heal(options: &Options) -> Result<()> {
     let nodes = options.all();
     let mut spaces: Vec<_> = nodes.iter().map(Node::netns).collect();
     spaces.push(lb_netns());
-    for netns in spaces
-        .iter()
-        .filter(|n| std::path::Path::new("/run/netns").join(n).exists())
-    {
+    for netns in spaces.iter().filter(|n| std::path::Path::new("/run/netns").join(n).exists()) {
         // The raw table is ours alone.
         iptables(netns, &["-F"])?;
         let _ = iptables(netns, &["-X", CHAIN]);
     }
     for node in &nodes {
         for command in [
-            vec![
-                "tc",
-                "-n",
-                &node.netns(),
-                "qdisc",
-                "delete",
-                "dev",
-                "eth0",
-                "root",
-            ],
+            vec!["tc", "-n", &node.netns(), "qdisc", "delete", "dev", "eth0", "root"],
             vec!["tc", "qdisc", "delete", "dev", &node.veth(), "root"],
         ] {
             // Fails where there is none.
@@ -176,11 +138,7 @@ pub fn active(node: &Node) -> Vec<String> {
         return Vec::new();
     }
     let mut found = Vec::new();
-    for line in iptables(&netns, &["-S"])
-        .unwrap_or_default()
-        .lines()
-        .filter(|l| l.ends_with("-j DROP"))
-    {
+    for line in iptables(&netns, &["-S"]).unwrap_or_default().lines().filter(|l| l.ends_with("-j DROP")) {
         let words: Vec<_> = line.split_whitespace().collect();
         let after = |flag: &str| words.iter().skip_while(|w| **w != flag).nth(1).copied();
         match (after("-s"), after("--probability"), after("-i")) {
@@ -190,12 +148,7 @@ pub fn active(node: &Node) -> Vec<String> {
         }
     }
     let shaped = run(&["tc", "-n", &netns, "qdisc", "show", "dev", "eth0"]).unwrap_or_default();
-    found.extend(
-        shaped
-            .lines()
-            .filter(|l| l.contains("tbf"))
-            .map(|l| l.trim().to_owned()),
-    );
+    found.extend(shaped.lines().filter(|l| l.contains("tbf")).map(|l| l.trim().to_owned()));
     found
 }
 
@@ -273,26 +226,15 @@ impl Process {
 /// # Errors
 /// If the node is off.
 pub fn find(node: &Node, process: Process) -> Result<Vec<i32>> {
-    let init = crate::node::init_pid(node).ok_or_else(|| {
-        Error::State(format!(
-            "node {} is off: bed start {}",
-            node.name, node.name
-        ))
-    })?;
+    let init =
+        crate::node::init_pid(node).ok_or_else(|| Error::State(format!("node {} is off: bed start {}", node.name, node.name)))?;
     let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<i32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
             continue;
         };
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let parent = status
-            .lines()
-            .find_map(|l| l.strip_prefix("PPid:"))
-            .and_then(|p| p.trim().parse::<i32>().ok());
+        let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).and_then(|p| p.trim().parse::<i32>().ok());
         parents.extend(parent.map(|parent| (pid, parent)));
     }
     let of_node = |pid: i32| {
@@ -310,15 +252,9 @@ pub fn find(node: &Node, process: Process) -> Result<Vec<i32>> {
     let arguments = |pid: i32| -> Vec<String> {
         let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words = text.split(|b| *b == 0).filter(|a| !a.is_empty());
-        words
-            .map(|a| String::from_utf8_lossy(a).into_owned())
-            .collect()
+        words.map(|a| String::from_utf8_lossy(a).into_owned()).collect()
     };
-    Ok(parents
-        .keys()
-        .copied()
-        .filter(|pid| of_node(*pid) && process.matches(&arguments(*pid)))
-        .collect())
+    Ok(parents.keys().copied().filter(|pid| of_node(*pid) && process.matches(&arguments(*pid))).collect())
 }
 
 /// What to do to a process.
@@ -341,10 +277,7 @@ pub enum Signal {
 pub fn signal(node: &Node, process: Process, signal: Signal) -> Result<Vec<i32>> {
     let pids = find(node, process)?;
     if pids.is_empty() {
-        return Err(Error::State(format!(
-            "no {process:?} runs on {}",
-            node.name
-        )));
+        return Err(Error::State(format!("no {process:?} runs on {}", node.name)));
     }
     let signal = match signal {
         Signal::Pause => rustix::process::Signal::STOP,
@@ -354,8 +287,7 @@ pub fn signal(node: &Node, process: Process, signal: Signal) -> Result<Vec<i32>>
     };
     for pid in &pids {
         if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
-            rustix::process::kill_process(pid, signal)
-                .map_err(|e| Error::State(format!("signal to {pid:?}: {e}")))?;
+            rustix::process::kill_process(pid, signal).map_err(|e| Error::State(format!("signal to {pid:?}: {e}")))?;
         }
     }
     Ok(pids)
@@ -378,9 +310,6 @@ mod tests {
         assert!(is(Process::Keeper, "/x/bin/etcd-operator keeper --dir=/y"));
         assert!(is(Process::Agent, "/etcd-operator agent"));
         assert!(!is(Process::Agent, "/etcd-operator controller"));
-        assert!(!is(
-            Process::Containerd,
-            "/usr/bin/containerd-shim-runc-v2 -id containerd"
-        ));
+        assert!(!is(Process::Containerd, "/usr/bin/containerd-shim-runc-v2 -id containerd"));
     }
 }

@@ -32,19 +32,14 @@ impl Bed {
             }
         }
         for node in &nodes {
-            copy_disk(
-                &self.layout.disk(node, ""),
-                &temp.join("nodes").join(&node.name),
-            )?;
+            copy_disk(&self.layout.disk(node, ""), &temp.join("nodes").join(&node.name))?;
         }
         copy(&self.layout.path("pki"), &temp.join("pki"))?;
         for file in FILES {
             copy(&self.layout.path(file), &temp.join(file))?;
         }
         fs::rename(&temp, &target).at(&target)?;
-        progress(format!(
-            "frozen as {name}; nodes are off (bed start --all, or bed thaw {name})"
-        ));
+        progress(format!("frozen as {name}; nodes are off (bed start --all, or bed thaw {name})"));
         Ok(())
     }
 
@@ -55,9 +50,7 @@ impl Bed {
     pub fn thaw(layout: Layout, name: &str) -> Result<Self> {
         let source = folder(&layout, name)?;
         if !source.join("state.json").exists() {
-            return Err(Error::State(format!(
-                "nothing is frozen as {name}: bed freeze {name}"
-            )));
+            return Err(Error::State(format!("nothing is frozen as {name}: bed freeze {name}")));
         }
         prereq::check(&layout)?;
         let programs = binaries::build(&layout)?;
@@ -85,10 +78,7 @@ impl Bed {
         let state = State::load(layout)?;
         // Paths in bed.json are those of this checkout.
         state.save(layout)?;
-        let bed = Self {
-            layout: layout.clone(),
-            state,
-        };
+        let bed = Self { layout: layout.clone(), state };
         let nodes = bed.options().all();
         for node in &nodes {
             images::link_store(&store, &bed.layout.disk(node, "var/lib/containerd"))?;
@@ -97,10 +87,7 @@ impl Bed {
         let since = crate::now();
         bed.start(&nodes)?;
         let took = bed.wait_api()?;
-        progress(format!(
-            "the API is ready ({:.1} s after the nodes were switched on)",
-            took.as_secs_f32()
-        ));
+        progress(format!("the API is ready ({:.1} s after the nodes were switched on)", took.as_secs_f32()));
         bed.wait_nodes_ready(&nodes, Some(&since))?;
         state::set_complete()?;
         Ok(bed)
@@ -116,9 +103,7 @@ impl Bed {
 fn folder(layout: &Layout, name: &str) -> Result<PathBuf> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(plain) {
-        return Err(Error::State(format!(
-            "`{name}`: a name has letters, digits, - and _ only"
-        )));
+        return Err(Error::State(format!("`{name}`: a name has letters, digits, - and _ only")));
     }
     let frozen = layout.path("frozen");
     fs::create_dir_all(&frozen).at(&frozen)?;

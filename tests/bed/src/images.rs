@@ -20,10 +20,7 @@ const VERSION: &str = "1";
 /// SHA-256 as hex.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 struct Image<'a> {
@@ -38,21 +35,10 @@ struct Image<'a> {
 /// # Errors
 /// The step that failed.
 pub fn seed(layout: &Layout, programs: &Programs) -> Result<PathBuf> {
-    let name = |p: &Path| {
-        p.file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let parts = [
-        VERSION.to_owned(),
-        name(&programs.kubernetes),
-        name(&programs.etcd),
-        name(&programs.pause),
-    ];
+    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let parts = [VERSION.to_owned(), name(&programs.kubernetes), name(&programs.etcd), name(&programs.pause)];
     let key = digest(parts.join("\n").as_bytes());
-    let store = layout
-        .cache()?
-        .join(format!("images-{}", key.get(..16).unwrap_or(&key)));
+    let store = layout.cache()?.join(format!("images-{}", key.get(..16).unwrap_or(&key)));
     if store.join("complete").exists() {
         return Ok(store.join("containerd"));
     }
@@ -61,34 +47,16 @@ pub fn seed(layout: &Layout, programs: &Programs) -> Result<PathBuf> {
     let work = store.join("work");
     fs::create_dir_all(&work).at(&work)?;
     let at_bin = |dir: &Path, names: &[&str]| -> Vec<(String, PathBuf)> {
-        names
-            .iter()
-            .map(|n| (format!("usr/local/bin/{n}"), dir.join(n)))
-            .collect()
+        names.iter().map(|n| (format!("usr/local/bin/{n}"), dir.join(n))).collect()
     };
     let images = [
-        Image {
-            name: ETCD_IMAGE,
-            files: at_bin(&programs.etcd, &["etcd", "etcdctl", "etcdutl"]),
-            entrypoint: None,
-        },
+        Image { name: ETCD_IMAGE, files: at_bin(&programs.etcd, &["etcd", "etcdctl", "etcdutl"]), entrypoint: None },
         Image {
             name: KUBE_IMAGE,
-            files: at_bin(
-                &programs.kubernetes,
-                &[
-                    "kube-apiserver",
-                    "kube-controller-manager",
-                    "kube-scheduler",
-                ],
-            ),
+            files: at_bin(&programs.kubernetes, &["kube-apiserver", "kube-controller-manager", "kube-scheduler"]),
             entrypoint: None,
         },
-        Image {
-            name: PAUSE_IMAGE,
-            files: vec![("pause".into(), programs.pause.join("pause"))],
-            entrypoint: Some("/pause"),
-        },
+        Image { name: PAUSE_IMAGE, files: vec![("pause".into(), programs.pause.join("pause"))], entrypoint: Some("/pause") },
     ];
     let mut archives = Vec::new();
     for (index, image) in images.iter().enumerate() {
@@ -110,20 +78,12 @@ pub fn operator(layout: &Layout) -> Result<()> {
     let dir = layout.path("images");
     fs::create_dir_all(&dir).at(&dir)?;
     let binary = layout.bin("etcd-operator");
-    let image = Image {
-        name: OPERATOR_IMAGE,
-        files: vec![("etcd-operator".into(), binary)],
-        entrypoint: Some("/etcd-operator"),
-    };
+    let image = Image { name: OPERATOR_IMAGE, files: vec![("etcd-operator".into(), binary)], entrypoint: Some("/etcd-operator") };
     let temp = dir.join(".operator.tar");
     build(&image, &dir.join(".operator"), &temp)?;
     let sum = run(&["sha256sum".as_ref(), temp.as_os_str()])?;
     fs::rename(&temp, dir.join("operator.tar")).at(&temp)?;
-    write(
-        &dir.join("operator.sha256"),
-        sum.split_whitespace().next().unwrap_or_default(),
-        0o644,
-    )
+    write(&dir.join("operator.sha256"), sum.split_whitespace().next().unwrap_or_default(), 0o644)
 }
 
 /// Writes a docker-archive.
@@ -140,38 +100,24 @@ fn build(image: &Image<'_>, stage: &Path, archive: &Path) -> Result<()> {
         }
     }
     let tar = |out: &Path, dir: &Path, names: &[&str]| -> Result<()> {
-        let mut command: Vec<std::ffi::OsString> = [
-            "tar",
-            "--sort=name",
-            "--mtime=@0",
-            "--owner=0",
-            "--group=0",
-            "--numeric-owner",
-            "--mode=u+rw,go+rX,go-w",
-        ]
-        .iter()
-        .map(Into::into)
-        .collect();
+        let mut command: Vec<std::ffi::OsString> =
+            ["tar", "--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=u+rw,go+rX,go-w"]
+                .iter()
+                .map(Into::into)
+                .collect();
         command.extend(["-cf".into(), out.into(), "-C".into(), dir.into()]);
         command.extend(names.iter().map(Into::into));
         run(&command).map(|_| ())
     };
-    let top: Vec<String> = fs::read_dir(&root)
-        .at(&root)?
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
+    let top: Vec<String> =
+        fs::read_dir(&root).at(&root)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     let top: Vec<&str> = top.iter().map(String::as_str).collect();
     let layer = stage.join("layer.tar");
     tar(&layer, &root, &top)?;
     // sha256sum and not our own: a debug build would take a minute for Kubernetes' layer.
     let sum = run(&["sha256sum".as_ref(), layer.as_os_str()])?;
     let sum = sum.split_whitespace().next().unwrap_or_default().to_owned();
-    let architecture = if std::env::consts::ARCH == "aarch64" {
-        "arm64"
-    } else {
-        "amd64"
-    };
+    let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
     let mut config = json!({
         "architecture": architecture,
         "os": "linux",
@@ -179,23 +125,15 @@ fn build(image: &Image<'_>, stage: &Path, archive: &Path) -> Result<()> {
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{sum}")] },
         "history": [{ "created": "1970-01-01T00:00:00Z" }],
     });
-    if let (Some(entrypoint), Some(inner)) = (
-        image.entrypoint,
-        config
-            .get_mut("config")
-            .and_then(serde_json::Value::as_object_mut),
-    ) {
+    if let (Some(entrypoint), Some(inner)) =
+        (image.entrypoint, config.get_mut("config").and_then(serde_json::Value::as_object_mut))
+    {
         inner.insert("Entrypoint".into(), json!([entrypoint]));
     }
     write(&stage.join("config.json"), config.to_string(), 0o644)?;
-    let manifest =
-        json!([{ "Config": "config.json", "RepoTags": [image.name], "Layers": ["layer.tar"] }]);
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [image.name], "Layers": ["layer.tar"] }]);
     write(&stage.join("manifest.json"), manifest.to_string(), 0o644)?;
-    tar(
-        archive,
-        stage,
-        &["manifest.json", "config.json", "layer.tar"],
-    )?;
+    tar(archive, stage, &["manifest.json", "config.json", "layer.tar"])?;
     fs::remove_dir_all(stage).at(stage)
 }
 
@@ -228,24 +166,12 @@ fn import_into_store(root: &Path, archives: &[PathBuf]) -> Result<()> {
         .map_err(|e| Error::State(format!("containerd: {e}")))?;
     let address = socket.to_string_lossy().into_owned();
     let work = || -> Result<()> {
-        wait_for(
-            "containerd of the image store",
-            Duration::from_secs(20),
-            &log.to_string_lossy(),
-            || run(&["ctr", "--address", &address, "version"]).map_err(|e| e.to_string()),
-        )?;
+        wait_for("containerd of the image store", Duration::from_secs(20), &log.to_string_lossy(), || {
+            run(&["ctr", "--address", &address, "version"]).map_err(|e| e.to_string())
+        })?;
         for archive in archives {
             let archive = archive.to_string_lossy();
-            run(&[
-                "ctr",
-                "--address",
-                &address,
-                "-n",
-                "k8s.io",
-                "images",
-                "import",
-                &archive,
-            ])?;
+            run(&["ctr", "--address", &address, "-n", "k8s.io", "images", "import", &archive])?;
         }
         Ok(())
     };
@@ -274,9 +200,7 @@ pub fn link_store(from: &Path, to: &Path) -> Result<()> {
         } else if kind.is_symlink() {
             let link = fs::read_link(&path).at(&path)?;
             std::os::unix::fs::symlink(link, &target).at(&target)?;
-        } else if path.extension().is_some_and(|e| e == "db")
-            || fs::hard_link(&path, &target).is_err()
-        {
+        } else if path.extension().is_some_and(|e| e == "db") || fs::hard_link(&path, &target).is_err() {
             fs::copy(&path, &target).at(&path)?;
         }
     }

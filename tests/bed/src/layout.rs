@@ -62,10 +62,7 @@ impl Node {
     /// The node with this number.
     #[must_use]
     pub fn new(index: u8) -> Self {
-        Self {
-            name: format!("cp{index}"),
-            index,
-        }
+        Self { name: format!("cp{index}"), index }
     }
     /// Its address on the bridge.
     #[must_use]
@@ -117,11 +114,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            nodes: 3,
-            boot_node: "cp1".into(),
-            api_server_etcd: ApiServerEtcd::All,
-        }
+        Self { nodes: 3, boot_node: "cp1".into(), api_server_etcd: ApiServerEtcd::All }
     }
 }
 
@@ -136,16 +129,10 @@ impl Options {
     /// # Errors
     /// If there is none.
     pub fn node(&self, name: &str) -> Result<Node> {
-        self.all()
-            .into_iter()
-            .find(|n| n.name == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = self.all().into_iter().map(|n| n.name).collect();
-                Error::State(format!(
-                    "there is no node `{name}`; nodes are {}",
-                    names.join(", ")
-                ))
-            })
+        self.all().into_iter().find(|n| n.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.all().into_iter().map(|n| n.name).collect();
+            Error::State(format!("there is no node `{name}`; nodes are {}", names.join(", ")))
+        })
     }
     /// The node that boots the cluster.
     ///
@@ -160,14 +147,9 @@ impl Options {
     /// Names the option.
     pub fn validate(&self) -> Result<()> {
         if !(1..=5).contains(&self.nodes) {
-            return Err(Error::State(format!(
-                "--nodes {}: the bed has 1 to 5 nodes",
-                self.nodes
-            )));
+            return Err(Error::State(format!("--nodes {}: the bed has 1 to 5 nodes", self.nodes)));
         }
-        self.boot()
-            .map(|_| ())
-            .map_err(|e| Error::State(format!("--boot-node: {e}")))
+        self.boot().map(|_| ()).map_err(|e| Error::State(format!("--boot-node: {e}")))
     }
 }
 
@@ -222,11 +204,7 @@ impl Layout {
     /// # Errors
     /// If no home folder is known.
     pub fn cache(&self) -> Result<PathBuf> {
-        let var = |name: &str| {
-            std::env::var_os(name)
-                .filter(|v| !v.is_empty())
-                .map(PathBuf::from)
-        };
+        let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         var("BED_CACHE")
             .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("etcd-operator-bed")))
             .or_else(|| var("HOME").map(|d| d.join(".cache/etcd-operator-bed")))
@@ -241,23 +219,13 @@ impl Layout {
 /// Names the file.
 pub fn write(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> Result<()> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let temp = path.with_file_name(format!(".{name}.tmp"));
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).at(parent)?;
     }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&temp)
-        .at(&temp)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp).at(&temp)?;
     std::io::Write::write_all(&mut file, content.as_ref()).at(&temp)?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))
-        .at(&temp)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).at(&temp)?;
     std::fs::rename(&temp, path).at(path)
 }

@@ -19,24 +19,14 @@ pub fn start(layout: &Layout, options: &Options) -> Result<()> {
     let out = fs::File::create(&log).at(&log)?;
     crate::cgroup::create("lb")?;
     let mut command = Command::new("setsid");
-    command
-        .arg("nsenter")
-        .arg(format!("--net=/run/netns/{}", crate::network::lb_netns()));
+    command.arg("nsenter").arg(format!("--net=/run/netns/{}", crate::network::lb_netns()));
     command.arg("haproxy").arg("-db").arg("-f").arg(&config);
-    command
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().at(&log)?)
-        .stderr(out);
-    let mut child = command
-        .spawn()
-        .map_err(|e| Error::State(format!("haproxy: {e}")))?;
+    command.stdin(Stdio::null()).stdout(out.try_clone().at(&log)?).stderr(out);
+    let mut child = command.spawn().map_err(|e| Error::State(format!("haproxy: {e}")))?;
     crate::cgroup::join("lb", child.id())?;
     std::thread::sleep(std::time::Duration::from_millis(100));
     match child.try_wait() {
-        Ok(Some(status)) => Err(Error::State(format!(
-            "haproxy ended ({status}): see {}",
-            log.display()
-        ))),
+        Ok(Some(status)) => Err(Error::State(format!("haproxy ended ({status}): see {}", log.display()))),
         _ => Ok(()),
     }
 }
@@ -75,8 +65,7 @@ pub fn ready_servers() -> Result<Vec<String>> {
     let up = csv.lines().filter_map(|line| {
         let fields: Vec<_> = line.split(',').collect();
         let (backend, server, status) = (fields.first()?, fields.get(1)?, fields.get(17)?);
-        (*backend == "api" && !["FRONTEND", "BACKEND"].contains(server) && status.starts_with("UP"))
-            .then(|| (*server).to_owned())
+        (*backend == "api" && !["FRONTEND", "BACKEND"].contains(server) && status.starts_with("UP")).then(|| (*server).to_owned())
     });
     Ok(up.collect())
 }

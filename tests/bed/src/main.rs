@@ -7,13 +7,7 @@ fn main() -> std::process::ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("bed: {error}");
-            std::process::ExitCode::from(
-                if matches!(error, etcd_operator_bed::Error::Interrupted) {
-                    130
-                } else {
-                    1
-                },
-            )
+            std::process::ExitCode::from(if matches!(error, etcd_operator_bed::Error::Interrupted) { 130 } else { 1 })
         }
     }
 }

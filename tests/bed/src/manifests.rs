@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::layout::{
-    API_PORT, ApiServerEtcd, BOOT_API_PORT, BOOT_CLIENT_PORT, BOOT_PEER_PORT, ETCD_IMAGE,
-    KUBE_IMAGE, MAX_LEARNERS, NAMESPACE, Node, Options, SERVICE_CIDR,
+    API_PORT, ApiServerEtcd, BOOT_API_PORT, BOOT_CLIENT_PORT, BOOT_PEER_PORT, ETCD_IMAGE, KUBE_IMAGE, MAX_LEARNERS, NAMESPACE,
+    Node, Options, SERVICE_CIDR,
 };
 
 /// A manifest's file name and content.
@@ -25,18 +25,9 @@ pub fn boot(options: &Options, node: &Node) -> Vec<Manifest> {
     };
     vec![
         ("boot-etcd.yaml", boot_etcd(node)),
-        (
-            "boot-kube-apiserver.yaml",
-            api_server("boot-kube-apiserver", node, BOOT_API_PORT, &servers),
-        ),
-        (
-            "boot-kube-controller-manager.yaml",
-            controller_manager("boot-kube-controller-manager", 20_257),
-        ),
-        (
-            "boot-kube-scheduler.yaml",
-            scheduler("boot-kube-scheduler", 20_259),
-        ),
+        ("boot-kube-apiserver.yaml", api_server("boot-kube-apiserver", node, BOOT_API_PORT, &servers)),
+        ("boot-kube-controller-manager.yaml", controller_manager("boot-kube-controller-manager", 20_257)),
+        ("boot-kube-scheduler.yaml", scheduler("boot-kube-scheduler", 20_259)),
     ]
 }
 
@@ -44,14 +35,8 @@ pub fn boot(options: &Options, node: &Node) -> Vec<Manifest> {
 #[must_use]
 pub fn permanent(node: &Node, etcd_servers: &[String]) -> Vec<Manifest> {
     vec![
-        (
-            "kube-apiserver.yaml",
-            api_server("kube-apiserver", node, API_PORT, etcd_servers),
-        ),
-        (
-            "kube-controller-manager.yaml",
-            controller_manager("kube-controller-manager", 10_257),
-        ),
+        ("kube-apiserver.yaml", api_server("kube-apiserver", node, API_PORT, etcd_servers)),
+        ("kube-controller-manager.yaml", controller_manager("kube-controller-manager", 10_257)),
         ("kube-scheduler.yaml", scheduler("kube-scheduler", 10_259)),
     ]
 }
@@ -65,11 +50,7 @@ pub fn boot_client_url(node: &Node) -> String {
 /// The client URLs that the operator's members will have.
 #[must_use]
 pub fn seats(options: &Options) -> Vec<String> {
-    options
-        .all()
-        .iter()
-        .map(|n| format!("https://{}:2379", n.ip()))
-        .collect()
+    options.all().iter().map(|n| format!("https://{}:2379", n.ip())).collect()
 }
 
 fn boot_etcd(node: &Node) -> Value {
@@ -78,9 +59,7 @@ fn boot_etcd(node: &Node) -> Value {
         "/usr/local/bin/etcd".to_owned(),
         "--name=boot".into(),
         "--data-dir=/var/lib/etcd-boot".into(),
-        format!(
-            "--listen-client-urls=https://{ip}:{BOOT_CLIENT_PORT},https://127.0.0.1:{BOOT_CLIENT_PORT}"
-        ),
+        format!("--listen-client-urls=https://{ip}:{BOOT_CLIENT_PORT},https://127.0.0.1:{BOOT_CLIENT_PORT}"),
         format!("--advertise-client-urls=https://{ip}:{BOOT_CLIENT_PORT}"),
         format!("--listen-peer-urls=https://{ip}:{BOOT_PEER_PORT}"),
         format!("--initial-advertise-peer-urls=https://{ip}:{BOOT_PEER_PORT}"),
@@ -96,10 +75,7 @@ fn boot_etcd(node: &Node) -> Value {
         format!("--peer-key-file={PKI}/etcd/peer.key"),
         "--peer-client-cert-auth=true".into(),
     ];
-    let mounts = [
-        ("pki", "/etc/kubernetes/pki/etcd", true),
-        ("data", "/var/lib/etcd-boot", false),
-    ];
+    let mounts = [("pki", "/etc/kubernetes/pki/etcd", true), ("data", "/var/lib/etcd-boot", false)];
     pod("boot-etcd", ETCD_IMAGE, &command, &mounts, None)
 }
 
@@ -131,13 +107,7 @@ fn api_server(name: &str, node: &Node, port: u16, etcd_servers: &[String]) -> Va
         // Long enough for the load balancer to see that it is no longer ready.
         "--shutdown-delay-duration=4s".into(),
     ];
-    pod(
-        name,
-        KUBE_IMAGE,
-        &command,
-        &[("pki", PKI, true)],
-        Some((port, "/livez")),
-    )
+    pod(name, KUBE_IMAGE, &command, &[("pki", PKI, true)], Some((port, "/livez")))
 }
 
 fn controller_manager(name: &str, port: u16) -> Value {
@@ -156,13 +126,7 @@ fn controller_manager(name: &str, port: u16) -> Value {
         "--allocate-node-cidrs=false".into(),
         "--profiling=false".into(),
     ];
-    pod(
-        name,
-        KUBE_IMAGE,
-        &command,
-        &[("pki", PKI, true), ("config", config, true)],
-        None,
-    )
+    pod(name, KUBE_IMAGE, &command, &[("pki", PKI, true), ("config", config, true)], None)
 }
 
 fn scheduler(name: &str, port: u16) -> Value {
@@ -177,36 +141,20 @@ fn scheduler(name: &str, port: u16) -> Value {
         "--leader-elect=true".into(),
         "--profiling=false".into(),
     ];
-    pod(
-        name,
-        KUBE_IMAGE,
-        &command,
-        &[("pki", PKI, true), ("config", config, true)],
-        None,
-    )
+    pod(name, KUBE_IMAGE, &command, &[("pki", PKI, true), ("config", config, true)], None)
 }
 
 /// A static pod in the host's network. `mounts`: name, path (the same inside), read-only.
-fn pod(
-    name: &str,
-    image: &str,
-    command: &[String],
-    mounts: &[(&str, &str, bool)],
-    liveness: Option<(u16, &str)>,
-) -> Value {
+fn pod(name: &str, image: &str, command: &[String], mounts: &[(&str, &str, bool)], liveness: Option<(u16, &str)>) -> Value {
     let kind = |path: &str| match path {
         p if p.ends_with(".conf") => "File",
         "/var/lib/etcd-boot" => "DirectoryOrCreate",
         _ => "Directory",
     };
-    let volumes: Vec<_> = mounts
-        .iter()
-        .map(|(name, path, _)| json!({ "name": name, "hostPath": { "path": path, "type": kind(path) } }))
-        .collect();
-    let mounts: Vec<_> = mounts
-        .iter()
-        .map(|(name, path, read_only)| json!({ "name": name, "mountPath": path, "readOnly": read_only }))
-        .collect();
+    let volumes: Vec<_> =
+        mounts.iter().map(|(name, path, _)| json!({ "name": name, "hostPath": { "path": path, "type": kind(path) } })).collect();
+    let mounts: Vec<_> =
+        mounts.iter().map(|(name, path, read_only)| json!({ "name": name, "mountPath": path, "readOnly": read_only })).collect();
     let component = name.strip_prefix("boot-").unwrap_or(name);
     let mut container = json!({
         "name": component,

@@ -16,14 +16,7 @@ pub fn lb_netns() -> String {
 /// The command that failed.
 pub fn create_bridge() -> Result<()> {
     run(&["ip", "link", "add", BRIDGE, "type", "bridge"])?;
-    run(&[
-        "ip",
-        "address",
-        "add",
-        &format!("{HOST_IP}/24"),
-        "dev",
-        BRIDGE,
-    ])?;
+    run(&["ip", "address", "add", &format!("{HOST_IP}/24"), "dev", BRIDGE])?;
     run(&["ip", "link", "set", BRIDGE, "up"])?;
     // A host whose FORWARD policy is DROP (docker's) filters bridged frames too when br_netfilter is loaded.
     let policy = run(&["iptables", "-S", "FORWARD"]).unwrap_or_default();
@@ -34,36 +27,17 @@ pub fn create_bridge() -> Result<()> {
 }
 
 fn accept_rule(action: &'static str) -> [&'static str; 12] {
-    [
-        "iptables",
-        action,
-        "FORWARD",
-        "-i",
-        BRIDGE,
-        "-m",
-        "comment",
-        "--comment",
-        PREFIX,
-        "-j",
-        "ACCEPT",
-        "-w",
-    ]
+    ["iptables", action, "FORWARD", "-i", BRIDGE, "-m", "comment", "--comment", PREFIX, "-j", "ACCEPT", "-w"]
 }
 
 /// Makes a network namespace with an address on the bridge.
 fn create_namespace(netns: &str, veth: &str, ip: &str) -> Result<()> {
     let peer = format!("{veth}-");
     // A machine keeps its MAC address over a power cut, so others' ARP entries stay right.
-    let number = ip
-        .rsplit('.')
-        .next()
-        .and_then(|n| n.parse::<u8>().ok())
-        .unwrap_or(0);
+    let number = ip.rsplit('.').next().and_then(|n| n.parse::<u8>().ok()).unwrap_or(0);
     let mac = format!("02:eb:00:00:00:{number:02x}");
     run(&["ip", "netns", "add", netns])?;
-    run(&[
-        "ip", "link", "add", veth, "type", "veth", "peer", "name", &peer,
-    ])?;
+    run(&["ip", "link", "add", veth, "type", "veth", "peer", "name", &peer])?;
     run(&["ip", "link", "set", &peer, "netns", netns])?;
     let inside = format!(
         "link set lo up\nlink set {peer} name eth0 address {mac}\naddress add {ip}/24 dev eth0\nlink set eth0 up\nroute add default via {HOST_IP}\n"
@@ -76,9 +50,7 @@ fn create_namespace(netns: &str, veth: &str, ip: &str) -> Result<()> {
 /// The routes to the pods of `nodes`, but not of `except`.
 fn pod_routes(nodes: &[Node], except: Option<&Node>) -> String {
     let routes = nodes.iter().filter(|n| Some(*n) != except);
-    routes
-        .map(|n| format!("route replace {} via {}\n", n.pod_cidr(), n.ip()))
-        .collect()
+    routes.map(|n| format!("route replace {} via {}\n", n.pod_cidr(), n.ip())).collect()
 }
 
 /// The load balancer's namespace, and the host's routes to pods.
@@ -106,13 +78,7 @@ pub fn create_node(options: &Options, node: &Node) -> Result<()> {
     // Per network namespace; the second only exists where br_netfilter does.
     let sysctls = "echo 1 > /proc/sys/net/ipv4/ip_forward; \
                    [ ! -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables";
-    run(&[
-        "nsenter",
-        &format!("--net=/run/netns/{netns}"),
-        "sh",
-        "-c",
-        sysctls,
-    ])?;
+    run(&["nsenter", &format!("--net=/run/netns/{netns}"), "sh", "-c", sysctls])?;
     Ok(())
 }
 
@@ -139,9 +105,7 @@ pub fn unplug(node: &Node) {
 pub fn remove_all() {
     let names = |dir: &str| -> Vec<String> {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries
-            .map(|e| e.file_name().to_string_lossy().into_owned())
-            .collect()
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     };
     for link in names("/sys/class/net") {
         if link.starts_with(VETH) {

@@ -20,12 +20,7 @@ pub fn create_disk(layout: &Layout, options: &Options, node: &Node, store: &Path
     if disk.exists() {
         fs::remove_dir_all(&disk).at(&disk)?;
     }
-    for dir in [
-        "var/lib/kubelet",
-        "var/lib/cni",
-        "var/log",
-        "etc/kubernetes",
-    ] {
+    for dir in ["var/lib/kubelet", "var/lib/cni", "var/log", "etc/kubernetes"] {
         let dir = layout.disk(node, dir);
         fs::create_dir_all(&dir).at(&dir)?;
     }
@@ -51,11 +46,7 @@ pub fn start(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     }
     let disk = layout.disk(node, "etc/kubernetes");
     if !disk.exists() {
-        return Err(Error::State(format!(
-            "node {} has no disk at {}: bed up",
-            node.name,
-            disk.display()
-        )));
+        return Err(Error::State(format!("node {} has no disk at {}: bed up", node.name, disk.display())));
     }
     cgroup::destroy(Some(&node.name))?;
     cgroup::create(&node.name)?;
@@ -63,37 +54,18 @@ pub fn start(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     let root = Path::new(RUN).join("root").join(&node.name);
     fs::create_dir_all(&root).at(&root)?;
     let log = layout.disk(node, "var/log/init.log");
-    let out = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .at(&log)?;
+    let out = fs::File::options().create(true).append(true).open(&log).at(&log)?;
     let mut command = Command::new("setsid");
-    command
-        .arg(layout.bin("bed"))
-        .arg("--dir")
-        .arg(&layout.dir)
-        .args(["node-launch", &node.name]);
-    command
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().at(&log)?)
-        .stderr(out);
-    let mut child = command
-        .spawn()
-        .map_err(|e| Error::State(format!("node {}: {e}", node.name)))?;
+    command.arg(layout.bin("bed")).arg("--dir").arg(&layout.dir).args(["node-launch", &node.name]);
+    command.current_dir("/").stdin(Stdio::null()).stdout(out.try_clone().at(&log)?).stderr(out);
+    let mut child = command.spawn().map_err(|e| Error::State(format!("node {}: {e}", node.name)))?;
     let hint = log.to_string_lossy().into_owned();
-    wait_for(
-        &format!("the init of {}", node.name),
-        Duration::from_secs(15),
-        &hint,
-        || {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Err(format!("it ended: {status}"));
-            }
-            init_pid(node).ok_or_else(|| "not there yet".to_owned())
-        },
-    )?;
+    wait_for(&format!("the init of {}", node.name), Duration::from_secs(15), &hint, || {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Err(format!("it ended: {status}"));
+        }
+        init_pid(node).ok_or_else(|| "not there yet".to_owned())
+    })?;
     // v2 refuses controllers for the children of a cgroup with processes of its own, and unshare's is one.
     if cgroup::hierarchies()?.iter().all(|h| h.options.is_none()) {
         cgroup::create("launch")?;
@@ -110,17 +82,7 @@ pub fn launch(layout: &Layout, node: &Node) -> Result<()> {
     cgroup::join(&node.name, std::process::id())?;
     let error = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{}", node.netns()))
-        .args([
-            "unshare",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--pid",
-            "--cgroup",
-            "--fork",
-            "--kill-child=SIGKILL",
-            "--",
-        ])
+        .args(["unshare", "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child=SIGKILL", "--"])
         .arg(layout.bin("bed"))
         .arg("--dir")
         .arg(&layout.dir)
@@ -133,28 +95,20 @@ pub fn launch(layout: &Layout, node: &Node) -> Result<()> {
 #[must_use]
 pub fn init_pid(node: &Node) -> Option<i32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes
-        .filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok())
-        .find(|pid| {
-            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let arguments: Vec<_> = arguments
-                .split(|b| *b == 0)
-                .filter(|a| !a.is_empty())
-                .collect();
-            let [.., verb, name] = arguments.as_slice() else {
-                return false;
-            };
-            *verb == b"node-init" && *name == node.name.as_bytes() && is_first_of_namespace(*pid)
-        })
+    processes.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments: Vec<_> = arguments.split(|b| *b == 0).filter(|a| !a.is_empty()).collect();
+        let [.., verb, name] = arguments.as_slice() else {
+            return false;
+        };
+        *verb == b"node-init" && *name == node.name.as_bytes() && is_first_of_namespace(*pid)
+    })
 }
 
 /// Whether a process is number 1 of a PID namespace just below the host's.
 fn is_first_of_namespace(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("NSpid:"))
-        .unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or_default();
     let pids: Vec<_> = line.split_whitespace().collect();
     pids.len() >= 2 && pids.last() == Some(&"1")
 }
@@ -198,18 +152,11 @@ fn clear_up(node: &Node) -> Result<()> {
 /// # Errors
 /// If the node is off.
 pub fn inside(node: &Node) -> Result<Command> {
-    let pid = init_pid(node).ok_or_else(|| {
-        Error::State(format!(
-            "node {} is off: bed start {}",
-            node.name, node.name
-        ))
-    })?;
+    let pid = init_pid(node).ok_or_else(|| Error::State(format!("node {} is off: bed start {}", node.name, node.name)))?;
     let mut command = Command::new("nsenter");
     command.arg(format!("--target={pid}"));
     // --root and --wd without a value: the init's, not the host's.
-    command.args([
-        "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--",
-    ]);
+    command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd", "--"]);
     Ok(command)
 }
 
@@ -221,17 +168,10 @@ pub fn exec(node: &Node, args: &[&str]) -> Result<String> {
     let mut command = inside(node)?;
     let line = format!("{}: {}", node.name, args.join(" "));
     let output = command.args(args).stdin(Stdio::null()).output();
-    let failed = |status: String, output: String| Error::Command {
-        command: line.clone(),
-        status,
-        output,
-    };
+    let failed = |status: String, output: String| Error::Command { command: line.clone(), status, output };
     let output = output.map_err(|e| failed(e.to_string(), String::new()))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(failed(
-        output.status.to_string(),
-        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    ))
+    Err(failed(output.status.to_string(), String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }

@@ -20,12 +20,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 /// If the node cannot be set up.
 pub fn main(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     if std::process::id() != 1 {
-        return Err(Error::State(
-            "node-init is the first process of a node: bed start NODE".into(),
-        ));
+        return Err(Error::State("node-init is the first process of a node: bed start NODE".into()));
     }
-    rustix::system::sethostname(node.name.as_bytes())
-        .map_err(|e| Error::State(format!("sethostname: {e}")))?;
+    rustix::system::sethostname(node.name.as_bytes()).map_err(|e| Error::State(format!("sethostname: {e}")))?;
     file_system(layout, options, node)?;
     supervise(&services(node))
 }
@@ -40,11 +37,7 @@ fn file_system(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     for dir in [&upper, &work, &root] {
         fs::create_dir_all(dir).at(dir)?;
     }
-    let overlay = format!(
-        "lowerdir=/,upperdir={},workdir={}",
-        upper.display(),
-        work.display()
-    );
+    let overlay = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
     mount(&["-t", "overlay", "-o", &overlay, "overlay"], &root)?;
 
     let at = |path: &str| root.join(path);
@@ -53,20 +46,12 @@ fn file_system(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
         fs::create_dir_all(&to).at(&to)?;
         let from = from.to_string_lossy().into_owned();
         mount(&["--bind", &from], &to)?;
-        if extra.is_empty() {
-            Ok(())
-        } else {
-            mount(extra, &to)
-        }
+        if extra.is_empty() { Ok(()) } else { mount(extra, &to) }
     };
     bind(layout.disk(node, "var/lib"), "var/lib", &[])?;
     bind(layout.disk(node, "var/log"), "var/log", &[])?;
     bind(layout.disk(node, "etc/kubernetes"), "etc/kubernetes", &[])?;
-    bind(
-        layout.path("bin"),
-        "usr/local/bin",
-        &["-o", "remount,bind,ro"],
-    )?;
+    bind(layout.path("bin"), "usr/local/bin", &["-o", "remount,bind,ro"])?;
     mount(&["-t", "tmpfs", "-o", "mode=755", "run"], &at("run"))?;
     mount(&["-t", "tmpfs", "-o", "mode=1777", "tmp"], &at("tmp"))?;
     let images = layout.path("images");
@@ -78,11 +63,7 @@ fn file_system(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     mount(&["-t", "tmpfs", "-o", "mode=1777", "shm"], &at("dev/shm"))?;
     cgroups(&hierarchies, &at("sys/fs/cgroup"))?;
 
-    let names: String = options
-        .all()
-        .iter()
-        .map(|n| format!("{} {}\n", n.ip(), n.name))
-        .collect();
+    let names: String = options.all().iter().map(|n| format!("{} {}\n", n.ip(), n.name)).collect();
     for (file, text) in [
         ("etc/hostname", format!("{}\n", node.name)),
         ("etc/hosts", format!("127.0.0.1 localhost\n{names}")),
@@ -96,8 +77,7 @@ fn file_system(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
 
     let old = at("run/old-root");
     fs::create_dir_all(&old).at(&old)?;
-    rustix::process::pivot_root(&root, &old)
-        .map_err(|e| Error::State(format!("pivot_root: {e}")))?;
+    rustix::process::pivot_root(&root, &old).map_err(|e| Error::State(format!("pivot_root: {e}")))?;
     std::env::set_current_dir("/").at(Path::new("/"))?;
     run(&["umount", "--lazy", "/run/old-root"])?;
     let _ = fs::remove_dir("/run/old-root");
@@ -122,21 +102,14 @@ fn cgroups(hierarchies: &[crate::cgroup::Hierarchy], target: &Path) -> Result<()
         let procs = init.join("cgroup.procs");
         fs::write(&procs, "1").at(&procs)?;
         // The launcher, which the host still has to move away, holds this up for a moment.
-        return crate::cmd::wait_for(
-            "cgroup controllers",
-            Duration::from_secs(10),
-            "the kernel",
-            || crate::cgroup::enable_controllers(target).map_err(|e| e.to_string()),
-        );
+        return crate::cmd::wait_for("cgroup controllers", Duration::from_secs(10), "the kernel", || {
+            crate::cgroup::enable_controllers(target).map_err(|e| e.to_string())
+        });
     }
     mount(&["-t", "tmpfs", "-o", "mode=755", "cgroup"], target)?;
     for h in hierarchies {
         let Some(options) = &h.options else { continue };
-        let name = h
-            .mount
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let name = h.mount.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let dir = target.join(name);
         fs::create_dir_all(&dir).at(&dir)?;
         mount(&["-t", "cgroup", "-o", options, "cgroup"], &dir)?;
@@ -152,10 +125,7 @@ struct Service {
 fn services(node: &Node) -> Vec<Service> {
     let words = |text: String| text.split_whitespace().map(str::to_owned).collect();
     vec![
-        Service {
-            name: "containerd",
-            command: words("containerd --config /etc/kubernetes/containerd.toml".into()),
-        },
+        Service { name: "containerd", command: words("containerd --config /etc/kubernetes/containerd.toml".into()) },
         Service {
             name: "kubelet",
             command: words(format!(
@@ -168,9 +138,7 @@ fn services(node: &Node) -> Vec<Service> {
         },
         Service {
             name: "kube-proxy",
-            command: words(
-                "/usr/local/bin/kube-proxy --config=/etc/kubernetes/kube-proxy.yaml".into(),
-            ),
+            command: words("/usr/local/bin/kube-proxy --config=/etc/kubernetes/kube-proxy.yaml".into()),
         },
     ]
 }
@@ -198,9 +166,7 @@ fn supervise(services: &[Service]) -> Result<()> {
             }
         }
         // Without a child that ends nothing wakes this loop up, so it looks 20 times a second.
-        while let Ok(Some((pid, status))) =
-            rustix::process::wait(rustix::process::WaitOptions::NOHANG)
-        {
+        while let Ok(Some((pid, status))) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {
             if let Some(index) = running.remove(&pid.as_raw_nonzero().get()) {
                 let name = services.get(index).map_or("?", |s| s.name);
                 progress(format!("{name} ended: {status:?}"));
@@ -216,21 +182,11 @@ fn start(service: &Service) -> Result<i32> {
         prepare_images()?;
     }
     let log = PathBuf::from(format!("/var/log/{}.log", service.name));
-    let out = fs::File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .at(&log)?;
-    let (program, args) = service
-        .command
-        .split_first()
-        .ok_or_else(|| Error::State("a service without a command".into()))?;
+    let out = fs::File::options().create(true).append(true).open(&log).at(&log)?;
+    let (program, args) = service.command.split_first().ok_or_else(|| Error::State("a service without a command".into()))?;
     let child = Command::new(program)
         .args(args)
-        .env(
-            "PATH",
-            "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
+        .env("PATH", "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
         .stdin(Stdio::null())
         .stdout(out.try_clone().at(&log)?)
@@ -243,17 +199,10 @@ fn start(service: &Service) -> Result<i32> {
 
 /// Waits for containerd and loads the operator's image if it changed since this node's last start.
 fn prepare_images() -> Result<()> {
-    crate::cmd::wait_for(
-        "containerd",
-        Duration::from_secs(20),
-        "/var/log/containerd.log",
-        || {
-            let socket = Path::new("/run/containerd/containerd.sock");
-            std::os::unix::net::UnixStream::connect(socket)
-                .map(|_| ())
-                .map_err(|e| e.to_string())
-        },
-    )?;
+    crate::cmd::wait_for("containerd", Duration::from_secs(20), "/var/log/containerd.log", || {
+        let socket = Path::new("/run/containerd/containerd.sock");
+        std::os::unix::net::UnixStream::connect(socket).map(|_| ()).map_err(|e| e.to_string())
+    })?;
     load_operator(Path::new("/run/bed/images"))
 }
 
@@ -270,13 +219,6 @@ pub fn load_operator(images: &Path) -> Result<()> {
         return Ok(());
     }
     let archive = images.join("operator.tar");
-    run(&[
-        "ctr",
-        "-n",
-        "k8s.io",
-        "images",
-        "import",
-        &archive.to_string_lossy(),
-    ])?;
+    run(&["ctr", "-n", "k8s.io", "images", "import", &archive.to_string_lossy()])?;
     fs::write(marker, wanted).at(marker)
 }

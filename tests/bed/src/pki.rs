@@ -5,8 +5,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 
 use crate::error::{At, Error, Result};
@@ -42,34 +41,14 @@ pub fn create(layout: &Layout) -> Result<()> {
     write(&dir.join("sa.pub"), key.public_key_pem(), 0o644)?;
 
     let cluster = Authority::load(&dir, "ca")?;
-    let client = |name: &'static str, group| Subject {
-        name,
-        group,
-        sans: &[],
-    };
-    cluster.issue(
-        &dir,
-        "admin",
-        &client("kubernetes-admin", Some("system:masters")),
-    )?;
-    cluster.issue(
-        &dir,
-        "controller-manager",
-        &client("system:kube-controller-manager", None),
-    )?;
+    let client = |name: &'static str, group| Subject { name, group, sans: &[] };
+    cluster.issue(&dir, "admin", &client("kubernetes-admin", Some("system:masters")))?;
+    cluster.issue(&dir, "controller-manager", &client("system:kube-controller-manager", None))?;
     cluster.issue(&dir, "scheduler", &client("system:kube-scheduler", None))?;
     cluster.issue(&dir, "kube-proxy", &client("system:kube-proxy", None))?;
-    cluster.issue(
-        &dir,
-        "apiserver-kubelet-client",
-        &client("kube-apiserver-kubelet-client", Some("system:masters")),
-    )?;
+    cluster.issue(&dir, "apiserver-kubelet-client", &client("kube-apiserver-kubelet-client", Some("system:masters")))?;
     let etcd = Authority::load(&dir, "etcd-ca")?;
-    etcd.issue(
-        &dir,
-        "apiserver-etcd-client",
-        &client("kube-apiserver-etcd-client", None),
-    )?;
+    etcd.issue(&dir, "apiserver-etcd-client", &client("kube-apiserver-etcd-client", None))?;
     // For etcdctl and the witness on the host.
     etcd.issue(&dir, "etcd-client", &client("bed-etcd-client", None))
 }
@@ -90,13 +69,7 @@ pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Resul
     copy("etcd-ca.crt", "etcd/ca.crt", 0o644)?;
     copy("sa.pub", "sa.pub", 0o644)?;
     copy("sa.key", "sa.key", 0o600)?;
-    for client in [
-        "controller-manager",
-        "scheduler",
-        "kube-proxy",
-        "apiserver-kubelet-client",
-        "apiserver-etcd-client",
-    ] {
+    for client in ["controller-manager", "scheduler", "kube-proxy", "apiserver-kubelet-client", "apiserver-etcd-client"] {
         copy(&format!("{client}.crt"), &format!("{client}.crt"), 0o644)?;
         copy(&format!("{client}.key"), &format!("{client}.key"), 0o600)?;
     }
@@ -104,24 +77,8 @@ pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Resul
     let ip = node.ip();
     let cluster = Authority::load(&shared, "ca")?;
     let user = format!("system:node:{}", node.name);
-    cluster.issue(
-        &pki,
-        "kubelet-client",
-        &Subject {
-            name: &user,
-            group: Some("system:nodes"),
-            sans: &[],
-        },
-    )?;
-    cluster.issue(
-        &pki,
-        "kubelet",
-        &Subject {
-            name: &user,
-            group: None,
-            sans: &[&ip, &node.name, "127.0.0.1"],
-        },
-    )?;
+    cluster.issue(&pki, "kubelet-client", &Subject { name: &user, group: Some("system:nodes"), sans: &[] })?;
+    cluster.issue(&pki, "kubelet", &Subject { name: &user, group: None, sans: &[&ip, &node.name, "127.0.0.1"] })?;
     let nodes: Vec<_> = options.all().iter().map(Node::ip).collect();
     let mut sans = vec![
         LB_IP,
@@ -134,29 +91,13 @@ pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Resul
         "kubernetes.default.svc.cluster.local",
     ];
     sans.extend(nodes.iter().map(String::as_str));
-    cluster.issue(
-        &pki,
-        "apiserver",
-        &Subject {
-            name: "kube-apiserver",
-            group: None,
-            sans: &sans,
-        },
-    )?;
+    cluster.issue(&pki, "apiserver", &Subject { name: "kube-apiserver", group: None, sans: &sans })?;
 
     // As kubeadm has it; boot etcd uses them, and a pivot by hand. The operator makes its own.
     let etcd = Authority::load(&shared, "etcd-ca")?;
     let sans = [ip.as_str(), "127.0.0.1", "localhost", &node.name];
     for file in ["server", "peer"] {
-        etcd.issue(
-            &pki.join("etcd"),
-            file,
-            &Subject {
-                name: &node.name,
-                group: None,
-                sans: &sans,
-            },
-        )?;
+        etcd.issue(&pki.join("etcd"), file, &Subject { name: &node.name, group: None, sans: &sans })?;
     }
     Ok(())
 }
@@ -164,11 +105,7 @@ pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Resul
 fn create_authority(dir: &Path, file: &str, name: &str) -> Result<()> {
     let mut params = base(name, None)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     write(&dir.join(format!("{file}.crt")), certificate.pem(), 0o644)?;
@@ -187,10 +124,7 @@ impl Authority {
         };
         let certificate = read("crt")?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, KeyPair::from_pem(&read("key")?)?)?;
-        Ok(Self {
-            certificate,
-            issuer,
-        })
+        Ok(Self { certificate, issuer })
     }
 
     /// The CA's certificate, PEM.
@@ -209,9 +143,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if !subject.sans.is_empty() {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         for san in subject.sans {
             params.subject_alt_names.push(match san.parse::<IpAddr>() {
@@ -231,9 +163,7 @@ fn base(name: &str, group: Option<&str>) -> Result<CertificateParams> {
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     if let Some(group) = group {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, group);
+        params.distinguished_name.push(DnType::OrganizationName, group);
     }
     let today = days_since_epoch()?;
     let date = |days| {
@@ -254,16 +184,11 @@ fn days_since_epoch() -> Result<i64> {
 /// The present as the API writes micro times: such texts compare like the times they mean.
 #[must_use]
 pub fn rfc3339_now() -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = now.as_secs();
     let (year, month, day) = civil(i64::try_from(seconds / 86_400).unwrap_or(0));
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
-        now.subsec_micros()
-    )
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", now.subsec_micros())
 }
 
 /// Days since 1970 as year, month and day (Howard Hinnant's `civil_from_days`).
@@ -277,11 +202,7 @@ fn civil(days: i64) -> (i32, u8, u8) {
     let day = doy - (153 * mp + 2) / 5 + 1;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
     let year = yoe + era * 400 + i64::from(month <= 2);
-    (
-        i32::try_from(year).unwrap_or(2000),
-        u8::try_from(month).unwrap_or(1),
-        u8::try_from(day).unwrap_or(1),
-    )
+    (i32::try_from(year).unwrap_or(2000), u8::try_from(month).unwrap_or(1), u8::try_from(day).unwrap_or(1))
 }
 
 #[cfg(test)]

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 
 use crate::config::{pretty, read_json};
 use crate::error::{At, Error, Result};
-use crate::layout::{
-    API_PORT, API_URL, BOOT_API_PORT, CLUSTER, Layout, NAMESPACE, Node, Options, RUN, write,
-};
+use crate::layout::{API_PORT, API_URL, BOOT_API_PORT, CLUSTER, Layout, NAMESPACE, Node, Options, RUN, write};
 
 /// Kept in `state.json` of the bed's folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,10 +28,7 @@ impl State {
     pub fn load(layout: &Layout) -> Result<Self> {
         let path = layout.path("state.json");
         if !path.exists() {
-            return Err(Error::State(format!(
-                "there is no bed in {}: bed up",
-                layout.dir.display()
-            )));
+            return Err(Error::State(format!("there is no bed in {}: bed up", layout.dir.display())));
         }
         read_json(&path)
     }
@@ -43,16 +38,9 @@ impl State {
     /// # Errors
     /// If a file cannot be written.
     pub fn save(&self, layout: &Layout) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|source| Error::Json {
-            what: "state.json".into(),
-            source,
-        })?;
+        let text = serde_json::to_string_pretty(self).map_err(|source| Error::Json { what: "state.json".into(), source })?;
         write(&layout.path("state.json"), text, 0o644)?;
-        write(
-            &layout.path("bed.json"),
-            pretty(&self.bed_json(layout)?),
-            0o644,
-        )
+        write(&layout.path("bed.json"), pretty(&self.bed_json(layout)?), 0o644)
     }
 
     /// URLs of the API servers that should run now.
@@ -61,27 +49,14 @@ impl State {
     /// If the boot node is not a node.
     pub fn api_servers(&self) -> Result<Vec<String>> {
         if self.handed_over {
-            return Ok(self
-                .options
-                .all()
-                .iter()
-                .map(|n| format!("https://{}:{API_PORT}", n.ip()))
-                .collect());
+            return Ok(self.options.all().iter().map(|n| format!("https://{}:{API_PORT}", n.ip())).collect());
         }
-        Ok(vec![format!(
-            "https://{}:{BOOT_API_PORT}",
-            self.options.boot()?.ip()
-        )])
+        Ok(vec![format!("https://{}:{BOOT_API_PORT}", self.options.boot()?.ip())])
     }
 
     fn bed_json(&self, layout: &Layout) -> Result<Value> {
         let boot = self.options.boot()?;
-        let nodes: Vec<_> = self
-            .options
-            .all()
-            .iter()
-            .map(|n| json!({ "name": n.name, "ip": n.ip() }))
-            .collect();
+        let nodes: Vec<_> = self.options.all().iter().map(|n| json!({ "name": n.name, "ip": n.ip() })).collect();
         let pki = |name: &str| layout.path("pki").join(name);
         Ok(json!({
             "version": 1,
@@ -152,19 +127,12 @@ pub struct Lock {
 pub fn lock() -> Result<Lock> {
     fs::create_dir_all(RUN).at(Path::new(RUN))?;
     let path = Path::new(RUN).join("lock");
-    let file = OwnedFd::from(
-        fs::File::options()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .at(&path)?,
-    );
+    let file = OwnedFd::from(fs::File::options().create(true).write(true).truncate(false).open(&path).at(&path)?);
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock { _file: file }),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::State(
-            "another `bed` command is changing the bed right now: wait for it or end it".into(),
-        )),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::State("another `bed` command is changing the bed right now: wait for it or end it".into()))
+        }
         Err(e) => Err(Error::State(format!("{}: {e}", path.display()))),
     }
 }
@@ -174,11 +142,7 @@ pub fn lock() -> Result<Lock> {
 /// # Errors
 /// If it cannot be written.
 pub fn claim(layout: &Layout) -> Result<()> {
-    write(
-        &Path::new(RUN).join("dir"),
-        layout.dir.to_string_lossy().as_bytes(),
-        0o644,
-    )
+    write(&Path::new(RUN).join("dir"), layout.dir.to_string_lossy().as_bytes(), 0o644)
 }
 
 /// The folder of the bed that is up on this machine.
@@ -206,9 +170,5 @@ pub fn complete() -> Option<PathBuf> {
 /// The nodes that are switched on.
 #[must_use]
 pub fn switched_on(options: &Options) -> Vec<Node> {
-    options
-        .all()
-        .into_iter()
-        .filter(|n| crate::node::init_pid(n).is_some())
-        .collect()
+    options.all().into_iter().filter(|n| crate::node::init_pid(n).is_some()).collect()
 }

@@ -19,21 +19,12 @@ fn remains() -> Vec<String> {
     all.extend(names("/sys/fs/cgroup"));
     all.extend(names("/sys/fs/cgroup").iter().flat_map(|h| names(h)));
     let ours = |p: &String| {
-        let name = Path::new(p)
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+        let name = Path::new(p).file_name().unwrap().to_string_lossy().into_owned();
         name.starts_with("etcdbed") || name.starts_with("eb-")
     };
     all.retain(ours);
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    all.extend(
-        mounts
-            .lines()
-            .filter(|l| l.contains("etcdbed"))
-            .map(str::to_owned),
-    );
+    all.extend(mounts.lines().filter(|l| l.contains("etcdbed")).map(str::to_owned));
     all
 }
 
@@ -44,12 +35,9 @@ fn all_nodes_lose_power_and_the_api_comes_back() {
     assert_eq!(remains(), Vec::<String>::new(), "left behind by `down`");
 
     let bed = TestBed::new(Bed::up(layout.clone(), Options::default()).unwrap());
-    let pods = bed
-        .kubectl(&["get", "pods", "-n", "kube-system", "-o", "name"])
-        .unwrap();
+    let pods = bed.kubectl(&["get", "pods", "-n", "kube-system", "-o", "name"]).unwrap();
     assert!(pods.contains("boot-etcd-cp1"), "{pods}");
-    bed.kubectl(&["create", "configmap", "before", "-n", "default"])
-        .unwrap();
+    bed.kubectl(&["create", "configmap", "before", "-n", "default"]).unwrap();
 
     let nodes = bed.options().all();
     bed.power_cut(&nodes).unwrap();
@@ -57,30 +45,17 @@ fn all_nodes_lose_power_and_the_api_comes_back() {
     let since = etcd_operator_bed::now();
     bed.start(&nodes).unwrap();
     let took = bed.wait_api().unwrap();
-    println!(
-        "/readyz {:.1} s after all nodes were switched on again",
-        took.as_secs_f32()
-    );
+    println!("/readyz {:.1} s after all nodes were switched on again", took.as_secs_f32());
     assert!(took < Duration::from_secs(60));
     bed.wait_nodes_ready(&nodes, Some(&since)).unwrap();
-    bed.kubectl(&["get", "configmap", "before", "-n", "default"])
-        .unwrap();
+    bed.kubectl(&["get", "configmap", "before", "-n", "default"]).unwrap();
 
     bed.freeze("selftest").unwrap();
     drop(bed);
-    assert_eq!(
-        remains(),
-        Vec::<String>::new(),
-        "left behind by a bed whose nodes were off"
-    );
+    assert_eq!(remains(), Vec::<String>::new(), "left behind by a bed whose nodes were off");
     let bed = TestBed::new(Bed::thaw(layout.clone(), "selftest").unwrap());
-    bed.kubectl(&["get", "configmap", "before", "-n", "default"])
-        .unwrap();
+    bed.kubectl(&["get", "configmap", "before", "-n", "default"]).unwrap();
     drop(bed);
-    assert_eq!(
-        remains(),
-        Vec::<String>::new(),
-        "left behind by a thawed bed"
-    );
+    assert_eq!(remains(), Vec::<String>::new(), "left behind by a thawed bed");
     std::fs::remove_dir_all(layout.path("frozen/selftest")).unwrap();
 }

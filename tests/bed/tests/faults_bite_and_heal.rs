@@ -17,10 +17,7 @@ fn reaches(from: &Node, to: &Node) -> bool {
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "not in 60 s: {what}"
-        );
+        assert!(started.elapsed() < Duration::from_secs(60), "not in 60 s: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -29,16 +26,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 fn faults_bite_and_heal() {
     let layout = Layout::find(None).unwrap();
     down(&layout).unwrap();
-    let bed = TestBed::new(
-        Bed::up(
-            layout,
-            Options {
-                boot_node: "cp3".into(),
-                ..Options::default()
-            },
-        )
-        .unwrap(),
-    );
+    let bed = TestBed::new(Bed::up(layout, Options { boot_node: "cp3".into(), ..Options::default() }).unwrap());
     let options = bed.options().clone();
     let [cp1, cp2, cp3] = [1, 2, 3].map(Node::new);
 
@@ -54,37 +42,22 @@ fn faults_bite_and_heal() {
     assert!(!reaches(&cp2, &cp1) && reaches(&cp2, &cp3));
     faults::heal(&options).unwrap();
     assert!(reaches(&cp2, &cp1));
-    assert!(
-        bed.status()
-            .unwrap()
-            .nodes
-            .iter()
-            .all(|n| n.faults.is_empty())
-    );
+    assert!(bed.status().unwrap().nodes.iter().all(|n| n.faults.is_empty()));
 
     // A paused boot etcd: the API cannot read. It goes on where it stood.
     let before = faults::find(&cp3, Process::BootEtcd).unwrap();
     faults::signal(&cp3, Process::BootEtcd, Signal::Pause).unwrap();
-    assert!(
-        bed.kubectl(&["get", "configmaps", "-n", "default", "--request-timeout=2s"])
-            .is_err()
-    );
+    assert!(bed.kubectl(&["get", "configmaps", "-n", "default", "--request-timeout=2s"]).is_err());
     faults::signal(&cp3, Process::BootEtcd, Signal::Resume).unwrap();
-    eventually("the API reads again", || {
-        bed.kubectl(&["get", "configmaps", "-n", "default"]).is_ok()
-    });
+    eventually("the API reads again", || bed.kubectl(&["get", "configmaps", "-n", "default"]).is_ok());
     assert_eq!(faults::find(&cp3, Process::BootEtcd).unwrap(), before);
     assert!(faults::find(&cp1, Process::BootEtcd).unwrap().is_empty());
 
     for process in [Process::Kubelet, Process::Containerd] {
         let killed = faults::signal(&cp2, process, Signal::Kill).unwrap();
         eventually("the node's init starts it again", || {
-            faults::find(&cp2, process)
-                .unwrap()
-                .iter()
-                .any(|pid| !killed.contains(pid))
+            faults::find(&cp2, process).unwrap().iter().any(|pid| !killed.contains(pid))
         });
     }
-    bed.wait_nodes_ready(&[cp2], Some(&etcd_operator_bed::now()))
-        .unwrap();
+    bed.wait_nodes_ready(&[cp2], Some(&etcd_operator_bed::now())).unwrap();
 }

@@ -13,12 +13,13 @@ use etcd_operator_api::member::{Certificates, EtcdMember, EtcdMemberSpec};
 use etcd_operator_client::{ApiServers, ClientOptions};
 use etcd_operator_etcd::client::{EtcdClient, Tls};
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, CustomResourceExt as _};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, SanType,
 };
 use serde_json::{Value, json};
 
@@ -128,6 +129,8 @@ pub struct Bed {
     pub api_server: Process,
     pub admin: kube::Client,
     agent_config: PathBuf,
+    api_port: u16,
+    store_url: String,
     // Ended after the API server, which needs it; the logs are read before the directory goes.
     _store: Process,
     pub root: tempfile::TempDir,
@@ -166,9 +169,10 @@ impl Bed {
         let server = format!("https://127.0.0.1:{port}");
         let admin_config = kubeconfig(&dir, "admin", &server);
         let agent_config = kubeconfig(&dir, "agent", &server);
-        let servers = ApiServers::connect(&ClientOptions { api_servers: Vec::new(), kubeconfig: Some(admin_config) }).await.unwrap();
+        let servers =
+            ApiServers::connect(&ClientOptions { api_servers: Vec::new(), kubeconfig: Some(admin_config) }).await.unwrap();
         let admin = servers.client();
-        let bed = Self { root, ca, tls, api_server, admin, agent_config, _store: store };
+        let bed = Self { root, ca, tls, api_server, admin, agent_config, api_port: port, store_url, _store: store };
         bed.install().await;
         bed
     }
@@ -177,12 +181,22 @@ impl Bed {
         self.root.path().join(name)
     }
 
-    async fn install(&self) {
+    /// Starts the API server again after it was killed.
+    pub async fn restart_api_server(&mut self) {
+        self.api_server = start_api_server(self.root.path(), self.api_port, &self.store_url);
+        self.api_is_ready().await;
+    }
+
+    async fn api_is_ready(&self) {
         let ready = || async {
             let request = http_get("/readyz");
             self.admin.request_text(request).await.is_ok()
         };
         eventually("the API server is ready", Duration::from_secs(30), ready).await;
+    }
+
+    async fn install(&self) {
+        self.api_is_ready().await;
         let namespaces: Api<Namespace> = Api::all(self.admin.clone());
         namespaces.create(&PostParams::default(), &from(json!({ "metadata": { "name": NAMESPACE } }))).await.unwrap();
         let crds: Api<CustomResourceDefinition> = Api::all(self.admin.clone());
@@ -236,7 +250,11 @@ impl Bed {
 
     /// Signs what the agent asks for and puts it into the spec, as the controller does.
     pub async fn certify(&self, name: &str) {
-        let member = self.wait(name, "CSRs in the status", Duration::from_secs(20), |member| member.status.as_ref().is_some_and(|status| status.csr.is_some())).await;
+        let member = self
+            .wait(name, "CSRs in the status", Duration::from_secs(20), |member| {
+                member.status.as_ref().is_some_and(|status| status.csr.is_some())
+            })
+            .await;
         let csr = member.status.unwrap().csr.unwrap();
         let certificates = Certificates {
             ca: self.ca.pem(),
@@ -289,7 +307,10 @@ impl Bed {
         let folder = self.agent_args().static_pod_path;
         std::fs::write(folder.join("boot-etcd.yaml"), serde_yaml_ng::to_string(&manifest).unwrap()).unwrap();
         let connected = self.client(&boot).await;
-        eventually("boot answers", Duration::from_secs(20), || async { connected.member_list(Duration::from_secs(1)).await.is_ok() }).await;
+        eventually("boot answers", Duration::from_secs(20), || async {
+            connected.member_list(Duration::from_secs(1)).await.is_ok()
+        })
+        .await;
         boot
     }
 
@@ -300,9 +321,13 @@ impl Bed {
         let id = at_boot.member_add_learner(&format!("https://127.0.0.1:{peer}")).await.unwrap();
         let all = format!("boot={},second=https://127.0.0.1:{peer}", boot.peer);
         let second = self.etcd("second", client, peer, &all, "existing");
-        eventually("the learner is promoted", Duration::from_secs(20), || async { at_boot.member_promote(id).await.is_ok() }).await;
+        eventually("the learner is promoted", Duration::from_secs(20), || async { at_boot.member_promote(id).await.is_ok() })
+            .await;
         let at_second = self.client(&second).await;
-        eventually("the second member answers", Duration::from_secs(20), || async { at_second.member_list(Duration::from_secs(1)).await.is_ok() }).await;
+        eventually("the second member answers", Duration::from_secs(20), || async {
+            at_second.member_list(Duration::from_secs(1)).await.is_ok()
+        })
+        .await;
         // etcd's strict check: no removal before all voters were connected for 5 s. No call tells when that is.
         tokio::time::sleep(Duration::from_millis(5500)).await;
         second
@@ -337,9 +362,31 @@ impl Bed {
         Etcd { process, endpoint, peer }
     }
 
+    /// Whether a plain etcd with this data directory, told to make a new cluster, gives up at once.
+    pub fn refuses_to_start(&self, data: &Path) -> bool {
+        let url = format!("--listen-client-urls=http://127.0.0.1:{}", free_port());
+        let advertised = url.replace("listen", "advertise");
+        let peer = format!("--listen-peer-urls=http://127.0.0.1:{}", free_port());
+        let data = format!("--data-dir={}", data.display());
+        let mut etcd =
+            Process::start(self.root.path(), "again", &tool("ETCD_BIN", "etcd", "etcd"), &[url, advertised, peer, data]);
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(10) {
+            if let Some(status) = etcd.child.try_wait().unwrap() {
+                return !status.success();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
     /// Asks etcdutl whether a file is a whole snapshot.
     pub fn snapshot_is_whole(&self, file: &Path) -> bool {
-        let output = Command::new(tool("ETCD_BIN", "etcd", "etcdutl")).args(["snapshot", "status", "-w", "json"]).arg(file).output().unwrap();
+        let output = Command::new(tool("ETCD_BIN", "etcd", "etcdutl"))
+            .args(["snapshot", "status", "-w", "json"])
+            .arg(file)
+            .output()
+            .unwrap();
         output.status.success()
     }
 }

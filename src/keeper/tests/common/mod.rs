@@ -165,11 +165,17 @@ impl Bed {
             .unwrap();
         let mut output = child.stdout.take().unwrap();
         let watching = Watching(child);
-        // Open once an event has come.
-        let seen = std::thread::spawn(move || output.read(&mut [0; 64]).unwrap_or(0));
+        // Open once an event has come. Read to the end: etcdctl would die of a broken pipe, and its stream with it.
+        let (sender, events) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while output.read(&mut buffer).is_ok_and(|n| n > 0) {
+                let _ = sender.send(());
+            }
+        });
         wait_for("an event", String::new, || {
             self.etcdctl(endpoint, &["put", "watched", "x"]);
-            seen.is_finished().then_some(())
+            events.recv_timeout(Duration::from_millis(200)).ok()
         });
         watching
     }

@@ -58,7 +58,7 @@ impl Plain {
 
 pub fn plain_flags(name: &str, data: &Path, pki: &Path, client: &str, peer: &str) -> Vec<String> {
     let file = |f: &str| pki.join(f).display().to_string();
-    vec![
+    let mut flags = vec![
         format!("--name={name}"),
         format!("--data-dir={}", data.display()),
         format!("--listen-client-urls={client}"),
@@ -73,8 +73,13 @@ pub fn plain_flags(name: &str, data: &Path, pki: &Path, client: &str, peer: &str
         format!("--peer-trusted-ca-file={}", file("ca.crt")),
         format!("--peer-cert-file={}", file("peer.crt")),
         format!("--peer-key-file={}", file("peer.key")),
-        "--max-learners=9".into(),
-    ]
+    ];
+    // As the keeper does; 3.5 has a constant of one learner.
+    let version = Command::new(etcd_bin("etcd")).arg("--version").output().unwrap();
+    if !String::from_utf8_lossy(&version.stdout).contains("Version: 3.5.") {
+        flags.push("--max-learners=9".into());
+    }
+    flags
 }
 
 impl Drop for Plain {

@@ -17,49 +17,45 @@ const NOISE: Micros = 300_000;
 pub fn check(history: &History, timeline: &[Held], violations: &mut Vec<Violation>) -> Option<i64> {
     let end = history.statuses.iter().map(|sample| sample.at).max()?;
     let polls = Polls::new(history);
-    let mut lowest = None;
-    let mut negative: Option<(Micros, Micros, i64, String)> = None;
-    let mut flush = |negative: &mut Option<(Micros, Micros, i64, String)>| {
-        if let Some((from, to, tolerance, members)) = negative.take().filter(|(from, to, ..)| to - from >= NOISE) {
-            let what = format!("tolerance was {tolerance} for {} ms with members {members}", (to - from) / 1000);
-            violations.push(Violation::new(Invariant::Tolerance, from, what));
-            lowest = Some(lowest.map_or(tolerance, |known: i64| known.min(tolerance)));
-        } else {
-            lowest = lowest.or(Some(i64::MAX));
-        }
-    };
-    let mut steady_lowest: Option<i64> = None;
+    // The tolerance at each tick, in stretches of the same sign.
+    let mut stretches: Vec<Stretch> = Vec::new();
     let mut at = timeline.first()?.from + FRESH;
     while at <= end {
-        // Between the last read of one list and the first of the next either may hold: the kinder one counts.
-        let candidates = timeline.iter().enumerate().filter(|(index, held)| {
-            held.from <= at && timeline.get(index + 1).is_none_or(|next| at < next.from)
-                || (held.from > at
-                    && index
-                        .checked_sub(1)
-                        .and_then(|before| timeline.get(before))
-                        .is_some_and(|before| before.until < at && before.from <= at))
-        });
-        let kindest =
-            candidates.map(|(_, held)| (tolerance(&polls, held, at), held)).max_by_key(|(tolerance, _)| *tolerance);
-        match kindest {
-            Some((tolerance, held)) if tolerance < 0 => match &mut negative {
-                Some((_, to, worst, _)) => (*to, *worst) = (at, (*worst).min(tolerance)),
-                None => negative = Some((at, at, tolerance, describe(&held.members))),
-            },
-            Some((tolerance, _)) => {
-                flush(&mut negative);
-                steady_lowest = Some(steady_lowest.map_or(tolerance, |known| known.min(tolerance)));
+        let kindest = possible(timeline, at)
+            .map(|held| (tolerance(&polls, held, at), held))
+            .max_by_key(|(tolerance, _)| *tolerance);
+        if let Some((tolerance, held)) = kindest {
+            match stretches.last_mut().filter(|last| (last.lowest < 0) == (tolerance < 0)) {
+                Some(last) => (last.until, last.lowest) = (at, last.lowest.min(tolerance)),
+                None => {
+                    stretches.push(Stretch { from: at, until: at, lowest: tolerance, members: describe(&held.members) })
+                }
             }
-            None => {}
         }
         at += TICK;
     }
-    flush(&mut negative);
-    match (lowest.filter(|lowest| *lowest != i64::MAX), steady_lowest) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
+    stretches.retain(|stretch| stretch.lowest >= 0 || stretch.until - stretch.from >= NOISE);
+    for Stretch { from, until, lowest, members } in stretches.iter().filter(|stretch| stretch.lowest < 0) {
+        let what = format!("tolerance was {lowest} for {} ms with members {members}", (until - from) / 1000);
+        violations.push(Violation::new(Invariant::Tolerance, *from, what));
     }
+    stretches.iter().map(|stretch| stretch.lowest).min()
+}
+
+/// A time in which the tolerance was negative throughout, or not at all.
+struct Stretch {
+    from: Micros,
+    until: Micros,
+    lowest: i64,
+    members: String,
+}
+
+/// The lists that may have held at a moment: between the last read of one and the first of the next either may, and
+/// the kinder one counts.
+fn possible(timeline: &[Held], at: Micros) -> impl Iterator<Item = &Held> {
+    let current = timeline.iter().rposition(|held| held.from <= at);
+    let next = current.filter(|index| timeline.get(*index).is_some_and(|held| held.until < at)).map(|index| index + 1);
+    [current, next].into_iter().flatten().filter_map(|index| timeline.get(index))
 }
 
 fn tolerance(polls: &Polls, held: &Held, at: Micros) -> i64 {
