@@ -13,35 +13,45 @@ use super::observe::{View, ips};
 use super::{Context, ControllerError, etcd, members, preflight, remove, structure};
 use crate::clock;
 
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was carried out.
+    Done,
+    /// Refused in a way that passes: the next pass derives what to do from what it then sees.
+    NotYet,
+}
+
 /// Carries out a step.
-pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<(), ControllerError> {
+pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<Outcome, ControllerError> {
+    let done = |()| Outcome::Done;
     match step {
-        Step::RunPreflight => preflight::start(context, view, memory).await,
-        Step::SnapshotBoot => snapshot_boot(context, view).await,
-        Step::AssignSeats { nodes } => assign_seats(context, view, nodes).await,
+        Step::RunPreflight => preflight::start(context, view, memory).await.map(done),
+        Step::SnapshotBoot => snapshot_boot(context, view).await.map(done),
+        Step::AssignSeats { nodes } => assign_seats(context, view, nodes).await.map(done),
         Step::AddLearner { node } => add_learner(view, memory, node).await,
-        Step::StartMember { node, member } => start_member(context, view, node, *member).await,
-        Step::CountClients => count_clients(context, view, memory).await,
+        Step::StartMember { node, member } => start_member(context, view, node, *member).await.map(done),
+        Step::CountClients => count_clients(context, view, memory).await.map(done),
         Step::Promote { member, .. } => promote(view, memory, *member).await,
-        Step::CheckGate => check_gate(view, memory).await,
+        Step::CheckGate => check_gate(view, memory).await.map(done),
         Step::MoveLeader { from, to } => move_leader(view, memory, *from, *to).await,
         Step::RemoveBoot { boot, how } => remove::boot(context, view, memory, MemberId(boot.0), *how).await,
-        Step::WithdrawBootDrain => remove::withdraw(context, view).await,
-        Step::TombstoneBoot => remove::tombstone(context, view).await,
+        Step::WithdrawBootDrain => remove::withdraw(context, view).await.map(done),
+        Step::TombstoneBoot => remove::tombstone(context, view).await.map(done),
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
-        Step::Unseat { node } => unseat(context, view, node).await,
+        Step::Unseat { node } => unseat(context, view, node).await.map(done),
     }
 }
 
-/// A passing refusal is logged; the next pass derives what to do from what it then sees.
-pub(crate) fn passing(call: &'static str, result: Result<(), EtcdError>) -> Result<(), ControllerError> {
+/// A refusal that passes is no error.
+pub(crate) fn passing(call: &'static str, result: Result<(), EtcdError>) -> Result<Outcome, ControllerError> {
     match result {
         Err(error) if etcd::is_passing(&error) => {
-            tracing::info!(call, error = %error, "etcd did not take a membership call yet");
-            Ok(())
+            tracing::debug!(call, error = %error, "etcd does not take the call yet");
+            Ok(Outcome::NotYet)
         }
         Err(error) => Err(error.into()),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Outcome::Done),
     }
 }
 
@@ -141,7 +151,7 @@ async fn any_voter(view: &View, memory: &mut Memory) -> Result<etcd_operator_etc
     etcd::client(memory, url).await
 }
 
-async fn add_learner(view: &View, memory: &mut Memory, node: &NodeName) -> Result<(), ControllerError> {
+async fn add_learner(view: &View, memory: &mut Memory, node: &NodeName) -> Result<Outcome, ControllerError> {
     let (_, seat) = seat_of(view, node)?;
     let client = any_voter(view, memory).await?;
     let added = client.member_add_learner(&seat.order.peer_url).await;
@@ -168,15 +178,15 @@ async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan:
     .map(drop)
 }
 
-async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result<(), ControllerError> {
+async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result<Outcome, ControllerError> {
     let client = any_voter(view, memory).await?;
     passing("MemberPromote", client.member_promote(MemberId(id.0)).await)
 }
 
-async fn move_leader(view: &View, memory: &mut Memory, from: plan::MemberId, to: plan::MemberId) -> Result<(), ControllerError> {
+async fn move_leader(view: &View, memory: &mut Memory, from: plan::MemberId, to: plan::MemberId) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let leader = reading.members.iter().find(|(m, _)| m.id.0 == from.0).and_then(|(m, _)| m.client_urls.first().cloned());
-    let Some(url) = leader else { return Ok(()) };
+    let Some(url) = leader else { return Ok(Outcome::NotYet) };
     let client = etcd::client(memory, &url).await?;
     quiet_moment(&client).await;
     passing("MoveLeader", client.move_leader(MemberId(to.0)).await)

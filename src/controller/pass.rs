@@ -5,6 +5,7 @@ use std::time::Duration;
 use etcd_operator_api::cluster::Intent;
 use etcd_operator_plan::{Plan, Step};
 
+use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::{View, endpoints, observe, observed};
 use super::{Context, ControllerError, act, endpoints as published, etcd, status, structure};
@@ -14,6 +15,8 @@ use crate::clock;
 const INTENT_LASTS_MS: u64 = 30_000;
 /// How soon to look again after a step.
 const AFTER_STEP: Duration = Duration::from_millis(50);
+/// How soon after a refusal that passes, such as etcd's own wait of 5 s between two changes.
+const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
@@ -77,9 +80,13 @@ async fn disruptive(
     }
     tracing::info!(cluster = %view.name(), step = ?step, "step");
     let done = act::act(context, view, memory, step).await;
-    status::event(context, view, step, done.as_ref().err()).await;
-    done?;
-    Ok(AFTER_STEP)
+    if !matches!(done, Ok(Outcome::NotYet)) {
+        status::event(context, view, step, done.as_ref().err()).await;
+    }
+    Ok(match done? {
+        Outcome::Done => AFTER_STEP,
+        Outcome::NotYet => AFTER_REFUSAL,
+    })
 }
 
 /// The guard: a linearizable list right before the step shows the same members as the plan was made for.

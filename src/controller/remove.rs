@@ -13,6 +13,7 @@ use etcd_operator_etcd::error::ErrorKind;
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::{NodeName, Removal};
 
+use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::View;
 use super::{Context, ControllerError, api_error, etcd, members};
@@ -42,14 +43,14 @@ pub(crate) async fn boot(
     memory: &mut Memory,
     id: MemberId,
     how: Removal,
-) -> Result<(), ControllerError> {
+) -> Result<Outcome, ControllerError> {
     let leaving = leaving(view, memory, id).await?;
     let attempt = match how {
         Removal::Alive => return remove_now(&leaving, clock::instant()).await,
         Removal::Drain { attempt } => attempt,
     };
     let Some(member) = view.boot_member() else { return Err(ControllerError::Object("boot has no EtcdMember".into())) };
-    let Ok(reading) = &view.etcd else { return Ok(()) };
+    let Ok(reading) = &view.etcd else { return Ok(Outcome::NotYet) };
     let drain = BootDrain {
         id: format!("{}-{attempt}", members::unique("drain")),
         member_id: id.to_string(),
@@ -67,7 +68,7 @@ pub(crate) async fn boot(
     let signalled = signal_of_boot(context, &member, &drain.id, leaving.address).await;
     let Some(at) = signalled else {
         tracing::warn!("boot was not signalled in time, the order is taken back");
-        return take_back(context, &member).await;
+        return take_back(context, &member).await.map(|()| Outcome::NotYet);
     };
     let removed = remove_now(&leaving, at).await;
     clock::sleep(HOLD_AFTER).await;
@@ -115,7 +116,7 @@ async fn is_closed(address: SocketAddr) -> bool {
 }
 
 /// MemberRemove through the members that stay, until one says that it is done, or the time is over.
-async fn remove_now(leaving: &Leaving, since: Instant) -> Result<(), ControllerError> {
+async fn remove_now(leaving: &Leaving, since: Instant) -> Result<Outcome, ControllerError> {
     let mut last = None;
     while since.elapsed() < REMOVE_WITHIN {
         for other in &leaving.others {
@@ -126,9 +127,9 @@ async fn remove_now(leaving: &Leaving, since: Instant) -> Result<(), ControllerE
             match clock::within(left, other.member_remove(leaving.id)).await {
                 Some(Ok(())) => {
                     tracing::info!(member = %leaving.id, ms = since.elapsed().as_millis(), "member removed");
-                    return Ok(());
+                    return Ok(Outcome::Done);
                 }
-                Some(Err(error)) if error.kind() == ErrorKind::MemberNotFound => return Ok(()),
+                Some(Err(error)) if error.kind() == ErrorKind::MemberNotFound => return Ok(Outcome::Done),
                 Some(Err(error)) => last = Some(error),
                 None => {}
             }
@@ -137,7 +138,7 @@ async fn remove_now(leaving: &Leaving, since: Instant) -> Result<(), ControllerE
     }
     match last {
         Some(error) => super::act::passing("MemberRemove", Err(error)),
-        None => Ok(()),
+        None => Ok(Outcome::NotYet),
     }
 }
 
@@ -201,7 +202,7 @@ pub(crate) async fn member(
     memory: &mut Memory,
     node: &NodeName,
     id: MemberId,
-) -> Result<(), ControllerError> {
+) -> Result<Outcome, ControllerError> {
     let answers = view.status_of(id).is_some();
     let is_learner = view.etcd.iter().flat_map(|r| &r.members).any(|(m, _)| m.id == id && m.is_learner);
     let Some(object) = view.member_of(&node.0) else { return Err(ControllerError::Object(format!("{node} has no EtcdMember"))) };
@@ -226,7 +227,7 @@ pub(crate) async fn member(
     });
     if closed.await.is_none() {
         tracing::warn!(member = %id, "the member was not signalled in time; its keeper starts it again if it was");
-        return Ok(());
+        return Ok(Outcome::NotYet);
     }
     let removed = remove_now(&leaving, clock::instant()).await;
     clock::sleep(HOLD_AFTER).await;
@@ -234,10 +235,10 @@ pub(crate) async fn member(
     removed
 }
 
-async fn remove_listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<(), ControllerError> {
+async fn remove_listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let url = reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());
-    let Some(url) = url else { return Ok(()) };
+    let Some(url) = url else { return Ok(Outcome::NotYet) };
     let client = etcd::client(memory, url).await?;
     super::act::passing("MemberRemove", client.member_remove(id).await)
 }

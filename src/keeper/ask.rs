@@ -12,6 +12,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::clock::sleep;
 use crate::contract::{Order, State};
 
+/// Pause before each look whether a member knows a leader. An answer that is under way arrives in a tenth of that.
+const LEADERLESS_PAUSE: Duration = Duration::from_millis(300);
+
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -59,7 +62,23 @@ pub async fn ask(pki: &Path, endpoints: &[String], cluster: ClusterId, limit: Du
 
 async fn ask_one(endpoint: &str, tls: &Tls, cluster: ClusterId, limit: Duration) -> Result<Members, String> {
     let client = EtcdClient::new(endpoint, tls).await.map_err(|e| e.to_string())?;
-    list(&client, cluster, limit).await
+    tokio::select! {
+        answer = list(&client, cluster, limit) => answer,
+        () = leaderless(&client, limit) => Err(format!("{endpoint}: is up and knows no leader")),
+    }
+}
+
+/// Returns when a member said at two looks in a row that it knows no leader: then no linearizable answer is under way. Members that
+/// start together after a power cut would otherwise wait for each other until `limit`.
+async fn leaderless(client: &EtcdClient, limit: Duration) {
+    let mut seen = 0;
+    while seen < 2 {
+        sleep(LEADERLESS_PAUSE).await;
+        seen = match client.status(limit).await {
+            Ok(status) if status.leader.is_none() => seen + 1,
+            Ok(_) | Err(_) => 0,
+        };
+    }
 }
 
 async fn list(client: &EtcdClient, cluster: ClusterId, limit: Duration) -> Result<Members, String> {

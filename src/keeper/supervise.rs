@@ -1,6 +1,6 @@
 //! The loop: load the order, look, decide, act; and again whenever something changes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -143,11 +143,22 @@ impl Keeper {
 
     async fn step(&mut self) -> Next {
         self.load_order();
-        if let Err(next) = self.prove_image().await {
-            return next;
-        }
         let order = self.order.clone();
-        let look = look(&self.paths, &self.store.state, order.as_ref(), self.suspect.as_deref(), &self.args.timing).await;
+        // At once, as a cold start has no time to lose.
+        let (image, look) = tokio::join!(
+            prove_image(self.version, &self.args.etcd),
+            look(&self.paths, &self.store.state, order.as_ref(), self.suspect.as_deref(), &self.args.timing),
+        );
+        match image {
+            Ok(version) => {
+                self.version = Some(version);
+                self.store.state.etcd_version = Some(version.to_string());
+            }
+            Err(why) => {
+                self.publish(Phase::Waiting, Reason::EtcdNotRunnable, &why);
+                return Next::Idle(self.args.timing.decide_again);
+            }
+        }
         if let Some(members) = &look.members {
             self.remember(members);
         }
@@ -187,28 +198,6 @@ impl Keeper {
             ) => {
                 self.publish(Phase::Waiting, reason, "there is no order");
                 again
-            }
-        }
-    }
-
-    /// Runs `etcd --version` once. The image of a pod cannot change under it.
-    async fn prove_image(&mut self) -> Result<(), Next> {
-        if self.version.is_some() {
-            return Ok(());
-        }
-        let result = version(&self.args.etcd).await.and_then(|version| match version < OLDEST {
-            true => Err(format!("version {version} is older than {OLDEST}")),
-            false => Ok(version),
-        });
-        match result {
-            Ok(version) => {
-                self.version = Some(version);
-                self.store.state.etcd_version = Some(version.to_string());
-                Ok(())
-            }
-            Err(why) => {
-                self.publish(Phase::Waiting, Reason::EtcdNotRunnable, &why);
-                Err(Next::Idle(self.args.timing.decide_again))
             }
         }
     }
@@ -334,6 +323,18 @@ impl Keeper {
         }
         result.is_ok()
     }
+}
+
+/// Runs `etcd --version` once. The image of a pod cannot change under it.
+async fn prove_image(known: Option<EtcdVersion>, binary: &Path) -> Result<EtcdVersion, String> {
+    let version = match known {
+        Some(version) => version,
+        None => version(binary).await?,
+    };
+    if version < OLDEST {
+        return Err(format!("version {version} is older than {OLDEST}"));
+    }
+    Ok(version)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

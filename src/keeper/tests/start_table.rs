@@ -130,12 +130,13 @@ fn a_removed_member_never_runs_again_and_is_archived_on_order_only() {
     node.start_keeper();
     node.wait_phase(Phase::Stopped, "MemberRemoved");
     fs::remove_file(node.paths.order()).unwrap();
-    node.wait_state("the missing order", |s| s.order_refused.is_some());
+    node.wait_state("the missing order", |s| s.order_refused.is_some() && s.reason == "MemberRemoved");
     node.stays(Phase::Stopped, "MemberRemoved");
     assert_eq!(node.archived().len(), 0);
     node.change_order(|o| o.archive = Some(OneShot { id: "archive-1".into() }));
     node.wait_state("the archive", |s| s.consumed.contains(&"archive-1".to_owned()));
     assert!(!node.data_dir().exists() && segment(&node.archived()[0]).is_file());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
     node.stays(Phase::Stopped, "MemberRemoved");
 }
 

@@ -89,7 +89,7 @@ impl Stage {
     #[must_use]
     pub fn members(&self) -> Vec<String> {
         let nodes = self.bed.options().all();
-        let mut endpoints: Vec<String> = nodes.iter().map(|n| format!("https://{}:2379", n.ip)).collect();
+        let mut endpoints: Vec<String> = nodes.iter().map(|n| format!("https://{}:2379", n.ip())).collect();
         endpoints.push(self.boot_endpoint());
         let answer = endpoints.iter().find_map(|e| self.bed.etcdctl(e, &["member", "list", "-w", "json"]).ok()).expect("an etcd");
         let list: Value = serde_json::from_str(&answer).unwrap();

@@ -44,7 +44,7 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
     // A port in use on one node.
     let layout = &stage.bed.layout;
     let node = stage.bed.options().all().remove(1);
-    let address = format!("TCP-LISTEN:2380,bind={},fork", node.ip);
+    let address = format!("TCP-LISTEN:2380,bind={},fork", node.ip());
     let mut listener =
         Command::new(layout.path("bin/bed")).args(["exec", &node.name, "--", "timeout", "60", "socat", &address, "/dev/null"]).spawn().unwrap();
     held(&stage, good.clone(), "PreflightFailed", "2380");
