@@ -4,7 +4,7 @@
 pub mod cli;
 pub mod clock;
 pub mod controller;
-pub mod pki;
 pub mod pivot;
+pub mod pki;
 pub mod retry;
 pub mod telemetry;

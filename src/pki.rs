@@ -138,7 +138,9 @@ fn check_pair(cert: &str, key: &KeyPair) -> Result<(), String> {
 #[must_use]
 pub fn is_due(cert: &str, now_ms: u64) -> bool {
     let parsed = x509_parser::pem::parse_x509_pem(cert.as_bytes()).ok();
-    let Some(validity) = parsed.as_ref().and_then(|(_, p)| p.parse_x509().ok()).map(|c| c.validity().clone()) else { return true };
+    let Some(validity) = parsed.as_ref().and_then(|(_, p)| p.parse_x509().ok()).map(|c| c.validity().clone()) else {
+        return true;
+    };
     let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
     i64::try_from(now_ms / 1000).unwrap_or(i64::MAX) >= from + (to - from) / 3 * 2
 }

@@ -2,6 +2,8 @@
 //!
 //! One test function per subject, one API server for all of them: starting it takes longer than the tests.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test ends where something fails")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -145,7 +147,10 @@ fn immutable_fields(api: &Api) {
     let patch = |patch: &str, words: &str| {
         api.refused(&["patch", "etcd", "defaults", "-n", "kube-system", "--type=merge", "-p", patch], None, words);
     };
-    patch(r#"{"spec":{"selfHosted":{"bootMemberClientEndpoint":"https://10.0.0.2:12379"}}}"#, "bootMemberClientEndpoint: cannot be changed");
+    patch(
+        r#"{"spec":{"selfHosted":{"bootMemberClientEndpoint":"https://10.0.0.2:12379"}}}"#,
+        "bootMemberClientEndpoint: cannot be changed",
+    );
     patch(r#"{"spec":{"selfHosted":null}}"#, "spec.selfHosted: cannot be taken away");
 }
 
@@ -174,7 +179,15 @@ fn who_may_do_what(api: &Api) {
         let ca = api.folder.path().join("ca.crt");
         // Without the admin's certificate: a client certificate would win over the token.
         let out = Command::new(&api.kubectl)
-            .args(["--kubeconfig=/dev/null", "--server", &server, "--certificate-authority", ca.to_str().unwrap(), "--token", token])
+            .args([
+                "--kubeconfig=/dev/null",
+                "--server",
+                &server,
+                "--certificate-authority",
+                ca.to_str().unwrap(),
+                "--token",
+                token,
+            ])
             .args(["auth", "can-i", verb, what, "-n", namespace])
             .output()
             .unwrap();
@@ -196,7 +209,9 @@ fn who_may_do_what(api: &Api) {
     for (verb, what) in never {
         assert!(!may(&agent, verb, what, "kube-system"), "the agent must not {verb} {what}");
     }
-    for (verb, what) in [("get", "secrets/etcd-ca"), ("update", "etcdmembers"), ("update", "etcdclusters/status"), ("update", "leases")] {
+    for (verb, what) in
+        [("get", "secrets/etcd-ca"), ("update", "etcdmembers"), ("update", "etcdclusters/status"), ("update", "leases")]
+    {
         assert!(may(&controller, verb, what, "kube-system"), "the controller must be able to {verb} {what}");
     }
     let never = [

@@ -1,5 +1,7 @@
 //! Documents that must not drift from the code.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test ends where something fails")]
+
 use std::collections::BTreeSet;
 
 use etcd_operator_plan::{HoldReason, WaitFor};

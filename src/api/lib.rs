@@ -9,7 +9,8 @@ pub use member::{EtcdMember, EtcdMemberSpec, EtcdMemberStatus};
 
 /// The CRDs as YAML, by file name under `crds/`.
 #[must_use]
-pub fn crds() -> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)> {
+pub fn crds() -> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)>
+{
     use kube::CustomResourceExt;
     vec![("etcdclusters.yaml", EtcdCluster::crd()), ("etcdmembers.yaml", EtcdMember::crd())]
 }

@@ -183,7 +183,12 @@ async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result
     passing("MemberPromote", client.member_promote(MemberId(id.0)).await)
 }
 
-async fn move_leader(view: &View, memory: &mut Memory, from: plan::MemberId, to: plan::MemberId) -> Result<Outcome, ControllerError> {
+async fn move_leader(
+    view: &View,
+    memory: &mut Memory,
+    from: plan::MemberId,
+    to: plan::MemberId,
+) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let leader = reading.members.iter().find(|(m, _)| m.id.0 == from.0).and_then(|(m, _)| m.client_urls.first().cloned());
     let Some(url) = leader else { return Ok(Outcome::NotYet) };

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, ObjectMeta, PostParams};
 use kube::Client;
+use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
 
 use crate::clock;
@@ -121,11 +121,8 @@ impl Keeper {
     /// Renews or takes it. True = we hold it.
     async fn try_once(&mut self) -> Result<bool, kube::Error> {
         let Some(lease) = self.api.get_opt(NAME).await? else {
-            let lease = Lease {
-                metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() },
-                spec: Some(self.spec(None)),
-                ..Lease::default()
-            };
+            let lease =
+                Lease { metadata: ObjectMeta { name: Some(NAME.into()), ..ObjectMeta::default() }, spec: Some(self.spec(None)) };
             self.api.create(&PostParams::default(), &lease).await?;
             return Ok(true);
         };

@@ -53,7 +53,8 @@ impl View {
 
     /// The EtcdMembers with a seat, by node name.
     pub(crate) fn seats(&self) -> Vec<&EtcdMember> {
-        let mut seats: Vec<&EtcdMember> = self.members.iter().filter(|m| m.spec.role == Role::Member && m.spec.seat.is_some()).collect();
+        let mut seats: Vec<&EtcdMember> =
+            self.members.iter().filter(|m| m.spec.role == Role::Member && m.spec.seat.is_some()).collect();
         seats.sort_by(|a, b| a.spec.node_name.cmp(&b.spec.node_name));
         seats
     }
@@ -78,7 +79,8 @@ impl View {
         let recorded = self.status.pivot.as_ref().and_then(|p| p.boot_member_id.as_deref()).and_then(|id| id.parse().ok());
         let endpoint = self.boot_endpoint()?;
         recorded.or_else(|| {
-            let (member, _) = self.etcd.as_ref().ok()?.members.iter().find(|(m, _)| m.client_urls.iter().any(|u| u == endpoint))?;
+            let (member, _) =
+                self.etcd.as_ref().ok()?.members.iter().find(|(m, _)| m.client_urls.iter().any(|u| u == endpoint))?;
             Some(member.id)
         })
     }
@@ -101,7 +103,8 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         return Ok(None);
     };
     let selector = format!("{}={name}", members::CLUSTER_LABEL);
-    let list = context.members().list(&ListParams::default().labels(&selector)).await.map_err(api_error("listing EtcdMembers"))?;
+    let list =
+        context.members().list(&ListParams::default().labels(&selector)).await.map_err(api_error("listing EtcdMembers"))?;
     let now_ms = clock::now_ms();
     let all_nodes = nodes(context, memory, now_ms).await?;
     let status = cluster.status.clone().unwrap_or_default();
@@ -119,7 +122,8 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
 
     let own = &cluster.spec.repository;
     let repository = if own.is_empty() { context.args.default_repository.clone() } else { own.clone() };
-    let mut view = View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, etcd: Err(String::new()) };
+    let mut view =
+        View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, etcd: Err(String::new()) };
     view.etcd = read_etcd(&view, memory).await;
     Ok(Some(view))
 }
@@ -177,7 +181,11 @@ pub(crate) fn endpoints(view: &View) -> Vec<String> {
     let mut all: Vec<String> = view.boot_endpoint().filter(|_| !boot_is_out).map(str::to_owned).into_iter().collect();
     all.extend(view.status.endpoints.iter().cloned());
     all.extend(
-        view.seats().iter().filter_map(|m| m.spec.seat.as_ref()).filter(|s| s.order.member_id.is_some()).map(|s| s.order.client_url.clone()),
+        view.seats()
+            .iter()
+            .filter_map(|m| m.spec.seat.as_ref())
+            .filter(|s| s.order.member_id.is_some())
+            .map(|s| s.order.client_url.clone()),
     );
     all.sort();
     all.dedup();

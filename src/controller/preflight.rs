@@ -39,8 +39,11 @@ pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
             silent.push(member.spec.node_name.clone());
             continue;
         };
-        failed.extend(answer.checks.iter().filter(|c| !c.ok).map(|c| format!("{}: {}: {}", member.spec.node_name, c.name, c.message)));
-        failed.extend(clock(view.now_ms, *asked_ms, status.clock_ms).map(|why| format!("{}: Clock: {why}", member.spec.node_name)));
+        failed.extend(
+            answer.checks.iter().filter(|c| !c.ok).map(|c| format!("{}: {}: {}", member.spec.node_name, c.name, c.message)),
+        );
+        failed
+            .extend(clock(view.now_ms, *asked_ms, status.clock_ms).map(|why| format!("{}: Clock: {why}", member.spec.node_name)));
         if !status.problem.is_empty() {
             failed.push(format!("{}: {}: {}", member.spec.node_name, status.problem, status.problem_message));
         }
@@ -73,7 +76,12 @@ fn asked(view: &View) -> Vec<&EtcdMember> {
         let node = view.nodes.iter().find(|n| n.name_any() == m.spec.node_name);
         node.is_some_and(|n| super::observe::readiness(n) != Readiness::NotReady)
     };
-    view.members.iter().filter(|m| m.spec.role != etcd_operator_api::member::Role::Boot).filter(usable).chain(view.boot_member()).collect()
+    view.members
+        .iter()
+        .filter(|m| m.spec.role != etcd_operator_api::member::Role::Boot)
+        .filter(usable)
+        .chain(view.boot_member())
+        .collect()
 }
 
 fn clock(now_ms: u64, asked_ms: u64, theirs_ms: i64) -> Option<String> {
@@ -113,13 +121,17 @@ fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
     for node in &view.nodes {
         for ip in ips(node) {
             if let Some(other) = owners.insert(ip, node.name_any()) {
-                let message = format!("nodes {other} and {} both claim {ip}; certificates name node IPs, so each must be unique", node.name_any());
+                let message = format!(
+                    "nodes {other} and {} both claim {ip}; certificates name node IPs, so each must be unique",
+                    node.name_any()
+                );
                 return Some((HoldReason::PreflightFailed, message));
             }
         }
     }
     if view.repository.is_empty() {
-        let message = "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
+        let message =
+            "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
         return Some((HoldReason::InvalidSpec, message.into()));
     }
     None
@@ -131,14 +143,22 @@ fn of_boot(view: &View) -> Option<(HoldReason, String)> {
         let names: Vec<String> = reading.members.iter().map(|(m, _)| format!("{} ({})", m.name, m.peer_urls.join(","))).collect();
         return Some((
             HoldReason::BootNotAlone,
-            format!("boot must be the only member of its cluster, but etcd lists {}; a pivot starts from one boot etcd", names.join(", ")),
+            format!(
+                "boot must be the only member of its cluster, but etcd lists {}; a pivot starts from one boot etcd",
+                names.join(", ")
+            ),
         ));
     }
     let (member, status) = reading.members.first()?;
-    if let Some(url) = member.peer_urls.iter().find(|u| u.contains("//127.") || u.contains("//localhost") || u.contains("//[::1]")) {
+    if let Some(url) =
+        member.peer_urls.iter().find(|u| u.contains("//127.") || u.contains("//localhost") || u.contains("//[::1]"))
+    {
         return Some((
             HoldReason::BootPeerUrlLoopback,
-            format!("boot's peer URL is {url}, which no other node reaches; run `etcdctl member update {} --peer-urls=https://<boot's node IP>:<peer port>`", member.id),
+            format!(
+                "boot's peer URL is {url}, which no other node reaches; run `etcdctl member update {} --peer-urls=https://<boot's node IP>:<peer port>`",
+                member.id
+            ),
         ));
     }
     let version = status.as_ref()?.version.parse::<Version>().ok()?;
@@ -149,7 +169,10 @@ fn of_boot(view: &View) -> Option<(HoldReason, String)> {
     if (wanted.major, wanted.minor) != (version.major, version.minor) {
         return Some((
             HoldReason::InvalidSpec,
-            format!("spec.version is {wanted}, boot runs {version}: they must be of one minor version during the pivot; set spec.version to a {}.{}.x", version.major, version.minor),
+            format!(
+                "spec.version is {wanted}, boot runs {version}: they must be of one minor version during the pivot; set spec.version to a {}.{}.x",
+                version.major, version.minor
+            ),
         ));
     }
     None

@@ -158,7 +158,8 @@ async fn leaving(view: &View, memory: &mut Memory, id: MemberId) -> Result<Leavi
     }
     let member = reading.members.iter().find(|(m, _)| m.id == id).map(|(m, _)| m);
     let url = member.and_then(|m| m.client_urls.iter().find(|u| !u.contains("127.0.0.1"))).cloned().unwrap_or_default();
-    let address = members::address(&url).parse().map_err(|_| ControllerError::Object(format!("{id} has no client URL by IP: {url:?}")))?;
+    let address =
+        members::address(&url).parse().map_err(|_| ControllerError::Object(format!("{id} has no client URL by IP: {url:?}")))?;
     Ok(Leaving { id, client: etcd::client(memory, &url).await?, address, others })
 }
 
@@ -237,7 +238,8 @@ pub(crate) async fn member(
 
 async fn remove_listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
-    let url = reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());
+    let url =
+        reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());
     let Some(url) = url else { return Ok(Outcome::NotYet) };
     let client = etcd::client(memory, url).await?;
     super::act::passing("MemberRemove", client.member_remove(id).await)

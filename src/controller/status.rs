@@ -35,7 +35,8 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
         status.members.ready.sort();
         status.members.unready.sort();
         status.size = count(status.members.ready.len());
-        let mut versions: Vec<&str> = reading.members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.version.as_str()).collect();
+        let mut versions: Vec<&str> =
+            reading.members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.version.as_str()).collect();
         versions.sort_unstable();
         status.current_version = versions.first().copied().unwrap_or_default().to_owned();
         // From here on no other cluster's answer counts.
@@ -57,7 +58,8 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
     status.phase = phase(view, seen, plan, &status).to_owned();
     // Passes of one controller follow each other: an intent of our own belongs to a step that is over.
     if let Some(intent) = &status.intent
-        && (intent.holder == context.args.holder || clock::parse_rfc3339(&intent.expires).is_none_or(|until| until <= view.now_ms))
+        && (intent.holder == context.args.holder
+            || clock::parse_rfc3339(&intent.expires).is_none_or(|until| until <= view.now_ms))
     {
         status.intent = None;
     }
@@ -187,8 +189,16 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         }
         Plan::Do(Step::CountClients) | Plan::Wait { what: WaitFor::ApiServersConnect, .. } => "WaitingForClients",
         Plan::Do(Step::CheckGate) | Plan::Wait { what: WaitFor::BootRemovalGate, .. } => "Gate",
-        Plan::Do(Step::MoveLeader { .. }) => if aborting { "Aborting" } else { "MovingLeader" },
-        Plan::Do(Step::RemoveBoot { .. } | Step::WithdrawBootDrain) | Plan::Wait { what: WaitFor::BootDrain, .. } => "RemovingBoot",
+        Plan::Do(Step::MoveLeader { .. }) => {
+            if aborting {
+                "Aborting"
+            } else {
+                "MovingLeader"
+            }
+        }
+        Plan::Do(Step::RemoveBoot { .. } | Step::WithdrawBootDrain) | Plan::Wait { what: WaitFor::BootDrain, .. } => {
+            "RemovingBoot"
+        }
         Plan::Do(Step::TombstoneBoot) | Plan::Wait { what: WaitFor::BootTombstone, .. } => "Tombstone",
         Plan::Done if seen.spec.preflight_only && !is_out(seen) => "PreflightPassed",
         Plan::Done if aborting && !is_out(seen) => "Aborted",
@@ -203,7 +213,9 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
 /// Whether boot was seen and is no longer listed.
 fn is_out(seen: &Observed) -> bool {
     match (&seen.boot, &seen.etcd) {
-        (Boot::Member { id: Some(id), .. }, etcd_operator_plan::Etcd::Known { members, .. }) => !members.iter().any(|m| m.id == *id),
+        (Boot::Member { id: Some(id), .. }, etcd_operator_plan::Etcd::Known { members, .. }) => {
+            !members.iter().any(|m| m.id == *id)
+        }
         _ => false,
     }
 }
@@ -252,18 +264,40 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
     let unready = status.members.unready.join(", ");
     let held = matches!(plan, Plan::Hold { .. });
     let degraded = held || (!moving && !unready.is_empty());
-    let why = if held { (reason, message) } else if degraded { ("MembersUnready", unready.as_str()) } else { ("AsExpected", "") };
+    let why = if held {
+        (reason, message)
+    } else if degraded {
+        ("MembersUnready", unready.as_str())
+    } else {
+        ("AsExpected", "")
+    };
     set("Degraded", degraded, why.0, why.1);
     let complete = match &seen.boot {
         Boot::None => true,
         Boot::Member { .. } => is_out(seen) && status.pivot.as_ref().is_some_and(|p| p.phase == "Complete"),
     };
     if view.boot_endpoint().is_some() {
-        set("PivotComplete", complete, if complete { "BootRemoved" } else { "BootIsMember" }, if complete { "" } else { message });
+        set(
+            "PivotComplete",
+            complete,
+            if complete { "BootRemoved" } else { "BootIsMember" },
+            if complete { "" } else { message },
+        );
     }
     let wanted = usize::try_from(seen.spec.size).unwrap_or(0);
     let ready = *plan == Plan::Done && complete && status.members.ready.len() == wanted && status.members.unready.is_empty();
-    set("Ready", ready, if ready { "AsWanted" } else if reason.is_empty() { "NotYet" } else { reason }, if ready { "" } else { message });
+    set(
+        "Ready",
+        ready,
+        if ready {
+            "AsWanted"
+        } else if reason.is_empty() {
+            "NotYet"
+        } else {
+            reason
+        },
+        if ready { "" } else { message },
+    );
     let ignored = view.cluster.spec.ignored_fields();
     if !ignored.is_empty() {
         let message = format!("accepted and without effect: {}; see docs/compatibility.md", ignored.join(", "));

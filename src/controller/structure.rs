@@ -133,7 +133,11 @@ pub(crate) fn boot(view: &View) -> plan::Boot {
     let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
     plan::Boot::Member {
         id,
-        host: if status.process_found && status.manifest.is_some() { plan::BootHost::StaticPod } else { plan::BootHost::NotFound },
+        host: if status.process_found && status.manifest.is_some() {
+            plan::BootHost::StaticPod
+        } else {
+            plan::BootHost::NotFound
+        },
         snapshot: match (&wanted, &status.snapshot) {
             (None, _) => plan::Snapshot::None,
             (Some(id), Some(taken)) if taken.id == *id => plan::Snapshot::Taken,
@@ -204,6 +208,13 @@ pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     }
     let listeners = listeners(view);
     let Some((boot, ours)) = listeners.split_first() else { return unknown("no boot member".into()) };
+    // etcd's gateway is a client of its own server, once (embed/serve.go dials the first listener): it comes from the listener's own IP.
+    for listener in &listeners {
+        let ip = listener.rsplit_once(':').map_or("", |(ip, _)| ip);
+        if let Some(itself) = counts.get_mut(listener).and_then(|remotes| remotes.get_mut(ip)) {
+            *itself -= 1;
+        }
+    }
     let count = |listener: &String, ip: &String| {
         counts.get(listener).and_then(|r| r.get(ip)).and_then(|n| u32::try_from((*n).max(0)).ok()).unwrap_or(0)
     };

@@ -137,8 +137,7 @@ impl EtcdClient {
             .keep_alive_timeout(Duration::from_secs(5))
             .tcp_nodelay(true)
             .connect_lazy();
-        let client =
-            Client::from_channel(AnyChannel::Tonic(channel.clone()), None).await.map_err(|e| config(e.to_string()))?;
+        let client = Client::from_channel(AnyChannel::Tonic(channel.clone()), None).await.map_err(|e| config(e.to_string()))?;
         Ok(Self { endpoint: endpoint.to_owned(), channel, client })
     }
 
@@ -196,8 +195,7 @@ impl EtcdClient {
     pub async fn status(&self, limit: Duration) -> Result<MemberStatus, EtcdError> {
         let mut client = self.client.clone();
         let s = self.call("Status", limit, client.status()).await?;
-        let (cluster, member, revision) =
-            s.header().map_or((0, 0, 0), |h| (h.cluster_id(), h.member_id(), h.revision()));
+        let (cluster, member, revision) = s.header().map_or((0, 0, 0), |h| (h.cluster_id(), h.member_id(), h.revision()));
         Ok(MemberStatus {
             cluster_id: ClusterId(cluster),
             member_id: MemberId(member),
@@ -347,9 +345,7 @@ impl From<etcd_client::Error> for CallError {
     fn from(error: etcd_client::Error) -> Self {
         match error {
             etcd_client::Error::GRpcStatus(status) => status.into(),
-            etcd_client::Error::TransportError(error) => {
-                Self { kind: ErrorKind::Unreachable, message: describe(&error) }
-            }
+            etcd_client::Error::TransportError(error) => Self { kind: ErrorKind::Unreachable, message: describe(&error) },
             other => Self { kind: ErrorKind::Other, message: other.to_string() },
         }
     }

@@ -13,7 +13,9 @@ pub(super) fn check_arguments(args: &PivotArgs) -> Result<(), PivotError> {
     let usage = |text: String| Err(PivotError::Usage(text));
     let good = |name: &str| {
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-        edge(name.chars().next()) && edge(name.chars().last()) && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        edge(name.chars().next())
+            && edge(name.chars().last())
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
     for (flag, name) in [("--name", &args.name), ("--namespace", &args.namespace)] {
         if !good(name) || name.len() > 40 {
@@ -55,7 +57,10 @@ pub(super) async fn post(api: &Api<EtcdCluster>, args: &PivotArgs) -> Result<i64
 
 async fn adopt(api: &Api<EtcdCluster>, args: &PivotArgs, found: &EtcdCluster) -> Result<i64, PivotError> {
     let Some(hosted) = &found.spec.self_hosted else {
-        return Err(PivotError::Refused(format!("EtcdCluster {} exists and has no spec.selfHosted: it is not this cluster's datastore", args.name)));
+        return Err(PivotError::Refused(format!(
+            "EtcdCluster {} exists and has no spec.selfHosted: it is not this cluster's datastore",
+            args.name
+        )));
     };
     if let Some(endpoint) = &args.boot_endpoint
         && *endpoint != hosted.boot_member_client_endpoint
@@ -78,11 +83,8 @@ async fn adopt(api: &Api<EtcdCluster>, args: &PivotArgs, found: &EtcdCluster) ->
 }
 
 fn object(args: &PivotArgs, endpoint: &str) -> EtcdCluster {
-    let hosted = SelfHosted {
-        boot_member_client_endpoint: endpoint.to_owned(),
-        preflight_only: args.check,
-        ..SelfHosted::default()
-    };
+    let hosted =
+        SelfHosted { boot_member_client_endpoint: endpoint.to_owned(), preflight_only: args.check, ..SelfHosted::default() };
     let tls = args.ca_secret.clone().map(|secret_name| TlsPolicy { ca: Some(CaRef { secret_name }), static_: None });
     let spec = EtcdClusterSpec {
         size: args.size,

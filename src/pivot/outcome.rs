@@ -64,7 +64,8 @@ impl Judge {
         }
         let pivot = status.pivot.clone().unwrap_or_default();
         self.boot_stopped = pivot.boot_removed.is_some() || pivot.phase == "RemovingBoot";
-        self.waiting_for = format!("{}: {}", pivot.phase, if status.message.is_empty() { &status.reason } else { &status.message });
+        self.waiting_for =
+            format!("{}: {}", pivot.phase, if status.message.is_empty() { &status.reason } else { &status.message });
         let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let boot = cluster.spec.self_hosted.as_ref().map(|s| s.boot_member_client_endpoint.clone()).unwrap_or_default();
         match pivot.phase.as_str() {
@@ -78,7 +79,9 @@ impl Judge {
                 return Some(End::Done { what: "boot is out; the members on the nodes serve alone" });
             }
             "BootKept" if cluster.spec.self_hosted.as_ref().is_some_and(|s| s.skip_boot_member_removal) => {
-                return Some(End::Done { what: "all members serve; boot stays a member, as selfHosted.skipBootMemberRemoval says" });
+                return Some(End::Done {
+                    what: "all members serve; boot stays a member, as selfHosted.skipBootMemberRemoval says",
+                });
             }
             _ => {}
         }

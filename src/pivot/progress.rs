@@ -61,11 +61,16 @@ pub(super) fn last_words(output: Output, end: &End) {
         End::Held { reason, next_step } => ("held", format!("{reason}: {next_step}")),
         End::TimedOutBootInCharge { waiting_for } => (
             "timedOut",
-            format!("boot is still in charge and stays so (holdBootRemoval is set); run the command again to go on. It was waiting for: {waiting_for}"),
+            format!(
+                "boot is still in charge and stays so (holdBootRemoval is set); run the command again to go on. It was waiting for: {waiting_for}"
+            ),
         ),
-        End::TimedOutBootStopped { waiting_for } => {
-            ("timedOutBootStopped", format!("boot was stopped and the rest is not finished; run the command again to watch. It was waiting for: {waiting_for}"))
-        }
+        End::TimedOutBootStopped { waiting_for } => (
+            "timedOutBootStopped",
+            format!(
+                "boot was stopped and the rest is not finished; run the command again to watch. It was waiting for: {waiting_for}"
+            ),
+        ),
         End::Refused { why } => ("refused", why.clone()),
     };
     match output {

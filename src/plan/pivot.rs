@@ -7,8 +7,8 @@
 
 use crate::quorum::{is_healthy, may_remove};
 use crate::{
-    Boot, BootDrain, BootHost, ClientCounts, EtcdHealth, EtcdMember, FAST_LOOK_MS, Gate, HoldReason, MemberId,
-    Observed, Plan, Preflight, Removal, SLOW_LOOK_MS, Seat, Snapshot, Step, Tombstone, WaitFor, grow,
+    Boot, BootDrain, BootHost, ClientCounts, EtcdHealth, EtcdMember, FAST_LOOK_MS, Gate, HoldReason, MemberId, Observed, Plan,
+    Preflight, Removal, SLOW_LOOK_MS, Seat, Snapshot, Step, Tombstone, WaitFor, grow,
 };
 
 /// gRPC's longest reconnect backoff, 120 s + 20 %, and a second: after that every channel has tried the new members at least once.
@@ -127,7 +127,9 @@ fn clients_seen(o: &Observed) -> Option<Plan> {
 fn remove_boot(o: &Observed, members: &[EtcdMember], boot: &EtcdMember) -> Plan {
     // With two voters nothing is waited for that the gate has seen already: none of them may fail.
     let two_voters = one_for_one(o) && !ours(o, members).is_empty();
-    if !(two_voters && gate_was_passed(o)) && let Some(plan) = gate(o) {
+    if !(two_voters && gate_was_passed(o))
+        && let Some(plan) = gate(o)
+    {
         return plan;
     }
     if let Some((seat, learner)) = learner_of_ours(o, members) {
@@ -203,7 +205,9 @@ fn gate(o: &Observed) -> Option<Plan> {
         }
         Gate::HashMismatch { what } => Some(Plan::hold(
             HoldReason::HashMismatch,
-            format!("the stores differ: {what}; do not go on: compare with `etcdctl endpoint hashkv`, restore from the snapshot of boot if in doubt"),
+            format!(
+                "the stores differ: {what}; do not go on: compare with `etcdctl endpoint hashkv`, restore from the snapshot of boot if in doubt"
+            ),
         )),
         Gate::NotChecked | Gate::Passed { .. } | Gate::NotYet { .. } => Some(Plan::Do(Step::CheckGate)),
     }

@@ -11,7 +11,10 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     }
     Some(Plan::hold(
         HoldReason::ScaleDownUnsupported,
-        format!("etcd has {ours} members and spec.size is {}; this version only scales out: set spec.size back to {ours}", o.spec.size),
+        format!(
+            "etcd has {ours} members and spec.size is {}; this version only scales out: set spec.size back to {ours}",
+            o.spec.size
+        ),
     ))
 }
 
@@ -24,8 +27,7 @@ pub(crate) fn back_to_boot(o: &Observed, members: &[EtcdMember]) -> Plan {
             "selfHosted.abort is set, but boot is not healthy: the data is safe with the new members; bring boot back or take abort away",
         );
     }
-    let mut listed: Vec<(&Seat, &EtcdMember)> =
-        o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
+    let mut listed: Vec<(&Seat, &EtcdMember)> = o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
     listed.sort_by_key(|(_, m)| (!m.is_learner, grow::leads(m), is_healthy(m), m.id));
     let Some((seat, member)) = listed.first() else {
         return match o.seats.first() {

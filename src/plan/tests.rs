@@ -16,7 +16,7 @@ mod start;
 
 use crate::{
     AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperView,
-    MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, Removal, RemoteClient, Seat, Snapshot, Spec, Step, Tombstone,
+    MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec, Step, Tombstone,
     WaitFor, plan,
 };
 
@@ -28,7 +28,14 @@ const BOOT: MemberId = MemberId(0xb);
 fn before_the_first_change(nodes: usize, size: u32) -> Observed {
     Observed {
         now_ms: NOW,
-        spec: Spec { size, paused: false, hold_boot_removal: false, skip_boot_removal: false, abort: false, preflight_only: false },
+        spec: Spec {
+            size,
+            paused: false,
+            hold_boot_removal: false,
+            skip_boot_removal: false,
+            abort: false,
+            preflight_only: false,
+        },
         nodes: (1..=nodes).map(node).collect(),
         seats: Vec::new(),
         boot: Boot::Member {
@@ -155,13 +162,8 @@ fn learner(health: EtcdHealth) -> As {
 fn list(o: &mut Observed, n: usize, how: As) {
     o.seats[n - 1].ordered = Some(id(n));
     o.seats[n - 1].keeper = KeeperView::Running;
-    let member = EtcdMember {
-        id: id(n),
-        name: format!("cp{n}-1"),
-        peer_urls: vec![url(n)],
-        is_learner: how.learner,
-        health: how.health,
-    };
+    let member =
+        EtcdMember { id: id(n), name: format!("cp{n}-1"), peer_urls: vec![url(n)], is_learner: how.learner, health: how.health };
     members(o).push(member);
 }
 

@@ -39,7 +39,8 @@ fn preflight_comes_before_the_snapshot() {
 #[test]
 fn a_failed_preflight_holds_with_its_own_reason_and_message() {
     let mut o = before_the_first_change(3, 3);
-    for reason in [HoldReason::PreflightFailed, HoldReason::CaNotTrustedByBoot, HoldReason::BootTooOld, HoldReason::BootNotAlone] {
+    for reason in [HoldReason::PreflightFailed, HoldReason::CaNotTrustedByBoot, HoldReason::BootTooOld, HoldReason::BootNotAlone]
+    {
         o.preflight = Preflight::Failed { reason, message: "cp2: port 2379 is taken".into() };
         holds(&o, reason, "2379");
     }

@@ -1,7 +1,5 @@
 //! What the scenarios share: a bed that stands just before the pivot, the operator's pivot command, the witness around both.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "for tests: they end where something fails")]
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;

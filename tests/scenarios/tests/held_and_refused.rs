@@ -39,14 +39,21 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
     held(&stage, with(good.clone(), "/version", json!("3.5.26")), "InvalidSpec", "one minor version");
     let closed = format!("https://{ip}:12399");
     held(&stage, with(good.clone(), "/selfHosted/bootMemberClientEndpoint", json!(closed)), "BootUnreachable", "12399");
-    held(&stage, with(good.clone(), "/TLS", json!({"ca": {"secretName": "no-such-secret"}})), "CaSecretUnusable", "no-such-secret");
+    held(
+        &stage,
+        with(good.clone(), "/TLS", json!({"ca": {"secretName": "no-such-secret"}})),
+        "CaSecretUnusable",
+        "no-such-secret",
+    );
 
     // A port in use on one node.
     let layout = &stage.bed.layout;
     let node = stage.bed.options().all().remove(1);
     let address = format!("TCP-LISTEN:2380,bind={},fork", node.ip());
-    let mut listener =
-        Command::new(layout.path("bin/bed")).args(["exec", &node.name, "--", "timeout", "60", "socat", &address, "/dev/null"]).spawn().unwrap();
+    let mut listener = Command::new(layout.path("bin/bed"))
+        .args(["exec", &node.name, "--", "timeout", "60", "socat", &address, "/dev/null"])
+        .spawn()
+        .unwrap();
     held(&stage, good.clone(), "PreflightFailed", "2380");
     listener.kill().unwrap();
     listener.wait().unwrap();

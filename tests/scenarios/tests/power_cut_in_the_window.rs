@@ -17,7 +17,8 @@ fn cut_in_the_window(size: u32, members: &[&str]) {
     stage.until("clients are waited for", Duration::from_secs(300), || near.contains(&phase().as_str()));
     stage.until("the drain is ordered", Duration::from_secs(300), || {
         faults::signal(&boot_node, Process::Agent, Signal::Pause).unwrap();
-        let text = stage.bed.kubectl(&["get", "etcdm", "kube-etcd-boot", "-n", "kube-system", "-o", "jsonpath={.spec.boot.drain.id}"]);
+        let text =
+            stage.bed.kubectl(&["get", "etcdm", "kube-etcd-boot", "-n", "kube-system", "-o", "jsonpath={.spec.boot.drain.id}"]);
         let ordered = text.is_ok_and(|t| !t.is_empty());
         if !ordered {
             faults::signal(&boot_node, Process::Agent, Signal::Resume).unwrap();
@@ -30,7 +31,9 @@ fn cut_in_the_window(size: u32, members: &[&str]) {
     }
     faults::signal(&boot_node, Process::Agent, Signal::Resume).unwrap();
     let journal = stage.bed.layout.disk(&boot_node, "var/lib/etcd-operator/kube-system/kube-etcd/boot/drain.json");
-    stage.until("boot is signalled", Duration::from_secs(9), || std::fs::read_to_string(&journal).is_ok_and(|t| t.contains("Signalled")));
+    stage.until("boot is signalled", Duration::from_secs(9), || {
+        std::fs::read_to_string(&journal).is_ok_and(|t| t.contains("Signalled"))
+    });
     stage.bed.power_cut(&nodes).unwrap();
     let _ = pivot.kill();
     let _ = pivot.wait();

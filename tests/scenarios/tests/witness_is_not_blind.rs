@@ -17,10 +17,15 @@ fn the_witness_sees_a_pivot_that_does_not_wait_for_clients() {
     let json = stage.bed.layout.path("bed.json");
     // The API server's channels to the seats must sit in a long backoff: a minute of refusals.
     std::thread::sleep(std::time::Duration::from_secs(60));
-    let verdict = stage.under_witness(3, |_| {}, || {
-        let status = Command::new(&script).arg(&json).env("BLUNT", "1").env("PARALLEL", "1").env("SIZE", "3").status().unwrap();
-        assert!(status.success(), "by-hand.sh: {status}");
-    });
+    let verdict = stage.under_witness(
+        3,
+        |_| {},
+        || {
+            let status =
+                Command::new(&script).arg(&json).env("BLUNT", "1").env("PARALLEL", "1").env("SIZE", "3").status().unwrap();
+            assert!(status.success(), "by-hand.sh: {status}");
+        },
+    );
     let blind = verdict.writes.failed == 0 && verdict.writes.longest_gap_ms < BLUNT_GAP_MS;
     assert!(!blind, "the witness saw nothing: longest gap {} ms", verdict.writes.longest_gap_ms);
 }

@@ -70,8 +70,7 @@ impl Kind {
             // Or a controller copies it, labels included, into an EndpointSlice.
             metadata["labels"]["endpointslice.kubernetes.io/skip-mirror"] = json!("true");
         }
-        let version =
-            if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) };
+        let version = if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) };
         object["apiVersion"] = json!(version);
         object["kind"] = json!(self.kind);
         object["metadata"] = metadata;
@@ -108,8 +107,7 @@ pub fn own_definitions() -> Vec<Value> {
 /// All types, in the order in which their objects are made (pods need their service account).
 pub fn kinds() -> Vec<Kind> {
     let mut kinds = Vec::new();
-    let mut add =
-        |scope, group, version, plural, kind, body| kinds.push(Kind { group, version, plural, kind, scope, body });
+    let mut add = |scope, group, version, plural, kind, body| kinds.push(Kind { group, version, plural, kind, scope, body });
     use Scope::{Cluster, Namespaced};
 
     add(Namespaced, "", "v1", "configmaps", "ConfigMap", || json!({"data": {"a": "b"}}));
@@ -191,14 +189,7 @@ pub fn kinds() -> Vec<Kind> {
         json!({"spec": {"selector": {"matchLabels": labels()}, "template": template}})
     });
     add(Namespaced, "apps", "v1", "controllerrevisions", "ControllerRevision", || json!({"revision": 1, "data": {}}));
-    add(
-        Namespaced,
-        "batch",
-        "v1",
-        "jobs",
-        "Job",
-        || json!({"spec": {"suspend": true, "template": pod_template("Never")}}),
-    );
+    add(Namespaced, "batch", "v1", "jobs", "Job", || json!({"spec": {"suspend": true, "template": pod_template("Never")}}));
     add(
         Namespaced,
         "batch",

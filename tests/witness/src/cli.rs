@@ -81,8 +81,7 @@ async fn verdict(arguments: Arguments) -> Result<Verdict, WitnessError> {
         return Ok(check::judge(&history, &allow));
     }
     let ready = out.join("ready");
-    let options =
-        Options { kubeconfig, rate, deadline: Duration::from_secs(deadline), size, allow, ..Options::new(bed, &out) };
+    let options = Options { kubeconfig, rate, deadline: Duration::from_secs(deadline), size, allow, ..Options::new(bed, &out) };
     let signals = |source| WitnessError::File { path: "signals".into(), source };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;

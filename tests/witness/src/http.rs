@@ -84,8 +84,7 @@ impl Api {
         } else {
             format!("{authority}:443")
         };
-        let host =
-            address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_string();
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host).trim_matches(['[', ']']).to_string();
         let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
         let h2 = TlsConnector::from(Arc::new(tls(access, b"h2")?));
         let h1 = TlsConnector::from(Arc::new(tls(access, b"http/1.1")?));
@@ -177,12 +176,7 @@ impl Pool {
     }
 
     /// Sends one request, once, and reads the answer.
-    pub async fn call(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<(&'static str, Vec<u8>)>,
-    ) -> Result<Bytes, HttpError> {
+    pub async fn call(&self, method: Method, path: &str, body: Option<(&'static str, Vec<u8>)>) -> Result<Bytes, HttpError> {
         let mut sender = self.sender().await?;
         sender.ready().await.map_err(|error| HttpError::Transport(chain(&error)))?;
         let mut request = self.api.request(method, format!("https://{}{path}", self.api.authority), body)?;

@@ -77,23 +77,16 @@ impl Access {
         let user = find(&config.users, &context.user)
             .ok_or_else(|| wrong(format!("user {:?} of the context is not in it", context.user)))?;
 
-        let pem = |data: &Option<String>,
-                   file: &Option<PathBuf>,
-                   what: &str|
-         -> Result<Option<Vec<u8>>, WitnessError> {
+        let pem = |data: &Option<String>, file: &Option<PathBuf>, what: &str| -> Result<Option<Vec<u8>>, WitnessError> {
             match (data, file) {
                 (Some(data), _) => base64(data).map(Some).ok_or_else(|| wrong(format!("{what}-data is not base64"))),
                 (None, Some(file)) => read(&path.parent().unwrap_or(Path::new(".")).join(file)).map(Some),
                 (None, None) => Ok(None),
             }
         };
-        let ca = pem(&cluster.certificate_authority_data, &cluster.certificate_authority, "certificate-authority")?
-            .ok_or_else(|| {
-                wrong(
-                    "the cluster has no certificate authority: the witness does not talk to servers it cannot verify"
-                        .into(),
-                )
-            })?;
+        let ca = pem(&cluster.certificate_authority_data, &cluster.certificate_authority, "certificate-authority")?.ok_or_else(
+            || wrong("the cluster has no certificate authority: the witness does not talk to servers it cannot verify".into()),
+        )?;
         let certificate = pem(&user.client_certificate_data, &user.client_certificate, "client-certificate")?;
         let key = pem(&user.client_key_data, &user.client_key, "client-key")?;
         let identity = certificate.zip(key);

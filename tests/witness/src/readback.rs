@@ -23,14 +23,13 @@ pub async fn read_back(pool: &Pool, recorder: &Recorder, paths: &[(String, Strin
     let give_up = recorder.now() + micros(PATIENCE);
     for (object, (_, path)) in paths.iter().enumerate() {
         let found = loop {
-            let error =
-                match pool.call_within(ATTEMPT, Method::GET, path, None).await.and_then(|body| Head::read(&body)) {
-                    Ok(head) => break ReadBack::Found { value: head.value, rv: head.rv },
-                    Err(error @ HttpError::Status { code: 404, .. }) if error.is_not_found() => {
-                        break ReadBack::Missing;
-                    }
-                    Err(error) => error,
-                };
+            let error = match pool.call_within(ATTEMPT, Method::GET, path, None).await.and_then(|body| Head::read(&body)) {
+                Ok(head) => break ReadBack::Found { value: head.value, rv: head.rv },
+                Err(error @ HttpError::Status { code: 404, .. }) if error.is_not_found() => {
+                    break ReadBack::Missing;
+                }
+                Err(error) => error,
+            };
             if recorder.now() > give_up || error.is_distrust() {
                 break ReadBack::Unread { error: error.to_string() };
             }
@@ -53,11 +52,7 @@ pub async fn settle(recorder: &Recorder) {
             }
             history.watches.iter().any(|watch| {
                 let seen = watch.events.last().map_or(watch.from, |event| event.rv);
-                history
-                    .objects
-                    .iter()
-                    .zip(&last)
-                    .any(|(object, last)| object.resource == watch.resource && *last > seen)
+                history.objects.iter().zip(&last).any(|(object, last)| object.resource == watch.resource && *last > seen)
             })
         });
         if !behind {

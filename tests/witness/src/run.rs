@@ -55,8 +55,7 @@ impl Witness {
         let credentials = poller::credentials(&bed.etcd_client)?;
         let api = Api::new(&access).map_err(|reason| WitnessError::Content { path: kubeconfig, reason })?;
         let api = Arc::new(api);
-        std::fs::create_dir_all(&options.out)
-            .map_err(|source| WitnessError::File { path: options.out.clone(), source })?;
+        std::fs::create_dir_all(&options.out).map_err(|source| WitnessError::File { path: options.out.clone(), source })?;
 
         let recorder = Recorder::new(Clock::start());
         let pool = Arc::new(Pool::new(api.clone(), CONNECTIONS));
@@ -83,16 +82,9 @@ impl Witness {
         let (stop_writing, writing) = watch::channel(false);
         let (stop_watching, watching) = watch::channel(false);
         let mut others = JoinSet::new();
-        others.spawn(poller::poll_all(
-            bed.etcd_endpoints(),
-            credentials,
-            recorder.clone(),
-            options.poll,
-            watching.clone(),
-        ));
+        others.spawn(poller::poll_all(bed.etcd_endpoints(), credentials, recorder.clone(), options.poll, watching.clone()));
         for (index, (kind, from)) in prepared.kinds.into_iter().enumerate() {
-            let watcher =
-                Watcher { api: api.clone(), pool: pool.clone(), recorder: recorder.clone(), kind, index, from };
+            let watcher = Watcher { api: api.clone(), pool: pool.clone(), recorder: recorder.clone(), kind, index, from };
             others.spawn(watcher.run(watching.clone()));
         }
         let (journal, acks) = Journal::create(&options.out.join("journal.log"), recorder.clone())?;

@@ -30,12 +30,7 @@ pub struct Prepared {
 }
 
 /// Makes the objects. Server-side apply, so that objects of an earlier run are taken over as they are.
-pub async fn prepare(
-    pool: &Pool,
-    server: &str,
-    clock: Clock,
-    objects_per_type: usize,
-) -> Result<Prepared, WitnessError> {
+pub async fn prepare(pool: &Pool, server: &str, clock: Clock, objects_per_type: usize) -> Result<Prepared, WitnessError> {
     let give_up = clock.now() + micros(PATIENCE);
     let setup = |reason: String| WitnessError::Setup { server: server.into(), reason };
     let mut log = String::new();
@@ -95,8 +90,8 @@ async fn prepare_kind(pool: &Pool, clock: Clock, give_up: u64, kind: &Kind, obje
     struct Metadata {
         resource_version: String,
     }
-    let list: List = serde_json::from_slice(&body)
-        .map_err(|error| HttpError::Transport(format!("the list is not readable: {error}")))?;
+    let list: List =
+        serde_json::from_slice(&body).map_err(|error| HttpError::Transport(format!("the list is not readable: {error}")))?;
     list.metadata
         .resource_version
         .parse()

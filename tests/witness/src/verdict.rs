@@ -207,20 +207,8 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Writes {
-            rate,
-            types,
-            due,
-            sent,
-            acked,
-            failed,
-            p50_ms,
-            p99_ms,
-            max_ms,
-            longest_gap_ms,
-            longest_gap_at,
-            failures,
-        } = &self.writes;
+        let Writes { rate, types, due, sent, acked, failed, p50_ms, p99_ms, max_ms, longest_gap_ms, longest_gap_at, failures } =
+            &self.writes;
         writeln!(
             f,
             "witness: started {}, wrote {:.1} s at {rate}/s to {types} resource types",

@@ -124,8 +124,8 @@ pub struct Head {
 impl Head {
     /// Reads it from an object's JSON.
     pub fn read(body: &[u8]) -> Result<Self, HttpError> {
-        let object: Raw = serde_json::from_slice(body)
-            .map_err(|error| HttpError::Transport(format!("the answer is no object: {error}")))?;
+        let object: Raw =
+            serde_json::from_slice(body).map_err(|error| HttpError::Transport(format!("the answer is no object: {error}")))?;
         Head::of(object)
     }
 

@@ -25,12 +25,8 @@ impl Loopback {
 
     fn script(&self, verb: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("loopback.sh");
-        let status = Command::new(script)
-            .arg(verb)
-            .arg(self.folder.path())
-            .env("LOOPBACK_PORT", self.port.to_string())
-            .status()
-            .unwrap();
+        let status =
+            Command::new(script).arg(verb).arg(self.folder.path()).env("LOOPBACK_PORT", self.port.to_string()).status().unwrap();
         assert!(status.success(), "loopback.sh {verb}: {status}");
     }
 

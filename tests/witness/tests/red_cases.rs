@@ -72,11 +72,8 @@ fn recorded(phases: Vec<(u64, Vec<Member>)>) -> History {
         ],
         ..History::default()
     };
-    history.watches = history
-        .objects
-        .iter()
-        .map(|object| Watch { resource: object.resource.clone(), from: 100, ..Watch::default() })
-        .collect();
+    history.watches =
+        history.objects.iter().map(|object| Watch { resource: object.resource.clone(), from: 100, ..Watch::default() }).collect();
 
     for (value, due) in (0..END).step_by(20_000).enumerate() {
         let (object, rv) = (value % 2, 101 + value as u64);
@@ -126,10 +123,7 @@ fn assert_breaks(history: &History, invariant: Invariant) -> Verdict {
     let again: History = serde_json::from_str(&serde_json::to_string(history).unwrap()).unwrap();
     assert_eq!(judge(&again, &[]).violations, verdict.violations, "the same history from disk is judged the same");
     let allowed = judge(history, &[invariant]);
-    assert!(
-        allowed.clean && allowed.broke(invariant),
-        "what the run is told to expect is reported, and does not spoil it"
-    );
+    assert!(allowed.clean && allowed.broke(invariant), "what the run is told to expect is reported, and does not spoil it");
     verdict
 }
 
@@ -171,8 +165,7 @@ fn one_to_two_to_one_is_clean() {
 
 #[test]
 fn several_learners_beside_boot_alone_are_clean() {
-    let learners =
-        |ids: &[u64]| ids.iter().map(|id| member(*id, true)).chain([member(BOOT, false)]).collect::<Vec<_>>();
+    let learners = |ids: &[u64]| ids.iter().map(|id| member(*id, true)).chain([member(BOOT, false)]).collect::<Vec<_>>();
     let mut promoted = voters(&[BOOT, 1]);
     promoted.extend([member(2, true), member(3, true)]);
     let mut two = voters(&[BOOT, 1, 2]);
@@ -290,10 +283,8 @@ fn i5_two_voters_removed_at_once() {
 fn tolerance_two_voters_and_one_of_them_silent() {
     let mut history = pivot();
     // The new member stops answering while boot and it are the only voters.
-    for sample in history
-        .statuses
-        .iter_mut()
-        .filter(|sample| sample.endpoint == 1 && (4 * SECOND..6 * SECOND).contains(&sample.at))
+    for sample in
+        history.statuses.iter_mut().filter(|sample| sample.endpoint == 1 && (4 * SECOND..6 * SECOND).contains(&sample.at))
     {
         sample.answer = None;
     }
@@ -391,8 +382,7 @@ fn a_failed_write() {
     let mut history = pivot();
     let write = acked_at(&history, 16);
     let due = history.writes[write].due;
-    history.writes[write].outcome =
-        Outcome::Failed { at: due + 3 * SECOND, error: "500: etcdserver: request timed out".into() };
+    history.writes[write].outcome = Outcome::Failed { at: due + 3 * SECOND, error: "500: etcdserver: request timed out".into() };
     let verdict = assert_breaks(&history, Invariant::FailedWrite);
     assert_eq!((verdict.writes.failed, verdict.writes.failures[0].after_ms), (1, 3_000.0));
 }

@@ -56,15 +56,7 @@ pub struct Journal {
 
 impl BootMachine {
     pub(crate) fn new(host: BootHost) -> Self {
-        Self {
-            host,
-            tombstone: false,
-            stream: false,
-            journal: None,
-            outcome: None,
-            down_since: None,
-            clients_at_signal: false,
-        }
+        Self { host, tombstone: false, stream: false, journal: None, outcome: None, down_since: None, clients_at_signal: false }
     }
 
     /// What its agent reports.

@@ -41,10 +41,17 @@ struct Channel {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Connection {
-    Open { member: MemberId },
+    Open {
+        member: MemberId,
+    },
     /// The other side lost power: nobody has told us yet.
-    Dead { until: Ms },
-    Refused { attempt: u32, retry_at: Ms },
+    Dead {
+        until: Ms,
+    },
+    Refused {
+        attempt: u32,
+        retry_at: Ms,
+    },
 }
 
 impl ApiServer {

@@ -155,8 +155,7 @@ fn report(world: &mut World, index: usize) {
     if let Some(seat) = world.api.seats.iter_mut().find(|s| s.node == index) {
         seat.keeper = view;
     }
-    world.api.counts[index] =
-        if world.api.count_at.is_some_and(|at| at <= seen) { Some(count(world, index)) } else { None };
+    world.api.counts[index] = if world.api.count_at.is_some_and(|at| at <= seen) { Some(count(world, index)) } else { None };
     if world.boot.host == BootHost::Node(index) {
         world.api.boot.found = world.raft.runs(crate::world::BOOT);
         world.api.boot.drain_report = world.boot.reported();
@@ -172,8 +171,7 @@ fn report(world: &mut World, index: usize) {
 /// Sockets on this node, per API server.
 fn count(world: &World, index: usize) -> Counted {
     let here = |id: MemberId| world.servers.iter().map(|s| s.sockets_to(id)).collect::<Vec<u32>>();
-    let to_boot =
-        if world.boot.host == BootHost::Node(index) { here(crate::world::BOOT) } else { Vec::new() };
+    let to_boot = if world.boot.host == BootHost::Node(index) { here(crate::world::BOOT) } else { Vec::new() };
     let running = world.member_on(index).and_then(|id| match world.raft.processes.get(&id).map(|p| p.life) {
         Some(Life::Up { since }) => Some((id, since)),
         Some(Life::Down | Life::Draining { .. }) | None => None,

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, MemberId, Node, NodeName, Observed,
-    Preflight, RemoteClient, Seat,
+    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, MemberId, Node, NodeName, Observed, Preflight,
+    RemoteClient, Seat,
 };
 
 use crate::api::{Api, SeatObject};

@@ -211,10 +211,8 @@ impl Raft {
     }
 
     fn advance_commit(&mut self, leader: &Log) {
-        let mut stored: Vec<u64> = self
-            .voters()
-            .map(|id| self.processes.get(&id).map_or(0, |p| leader.agrees_up_to(&p.log)))
-            .collect();
+        let mut stored: Vec<u64> =
+            self.voters().map(|id| self.processes.get(&id).map_or(0, |p| leader.agrees_up_to(&p.log))).collect();
         stored.sort_unstable_by(|a, b| b.cmp(a));
         let quorum = quorum_of(stored.len());
         if let Some(index) = quorum.checked_sub(1).and_then(|i| stored.get(i)).copied()
@@ -257,7 +255,9 @@ impl Raft {
             return Err(Refusal::PeerUrlExists);
         }
         let connected = |id: MemberId| {
-            self.processes.get(&id).is_some_and(|p| matches!(p.life, Life::Up { since } if now.saturating_sub(since) >= STRICT_CHECK_MS))
+            self.processes
+                .get(&id)
+                .is_some_and(|p| matches!(p.life, Life::Up { since } if now.saturating_sub(since) >= STRICT_CHECK_MS))
         };
         if now.saturating_sub(self.changed_at) < STRICT_CHECK_MS || !self.voters().all(connected) {
             return Err(Refusal::Unhealthy);

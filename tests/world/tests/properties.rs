@@ -47,7 +47,11 @@ fn rests_rightly(run: &Run, rest: &Rest) -> Result<(), String> {
             if alone { Ok(()) } else { Err("Done with abort, but boot is not alone".into()) }
         }
         Rest::Done if spec.skip_boot_removal && world.boot_listed() => {
-            if ours + learners >= spec.size as usize { Ok(()) } else { Err("Done with skip, but members are missing".into()) }
+            if ours + learners >= spec.size as usize {
+                Ok(())
+            } else {
+                Err("Done with skip, but members are missing".into())
+            }
         }
         Rest::Done => {
             let right = !world.boot_listed() && learners == 0 && ours == spec.size as usize && world.api.seats.len() == ours;

@@ -174,7 +174,12 @@ fn a_second_removal_of_boot_is_flagged() {
     run.settle(6_000);
     assert_eq!(run.world.trace.violations, []);
     // Somebody brings boot back into the list, and it is removed again.
-    let boot = etcd_operator_world::raft::Listed { id: BOOT, name: "boot".into(), peer_url: "https://boot:12380".into(), learner: false };
+    let boot = etcd_operator_world::raft::Listed {
+        id: BOOT,
+        name: "boot".into(),
+        peer_url: "https://boot:12380".into(),
+        learner: false,
+    };
     run.world.raft.config.push(boot);
     run.world.raft.start(run.world.now, BOOT);
     run.settle(6_000);

@@ -12,8 +12,7 @@ pub fn check(history: &History, timeline: &[Held], violations: &mut Vec<Violatio
         violations.push(Violation::new(
             Invariant::Blind,
             0,
-            "no etcd ever answered with a member list: look at the client certificate and the endpoints in bed.json"
-                .into(),
+            "no etcd ever answered with a member list: look at the client certificate and the endpoints in bed.json".into(),
         ));
     }
     let clusters = check_cluster_ids(history, violations);
@@ -53,10 +52,8 @@ fn longest_blind(history: &History) -> f64 {
 
 /// I4. A restore that a human ordered makes a second one on purpose: such a run allows I4.
 fn check_cluster_ids(history: &History, violations: &mut Vec<Violation>) -> Vec<u64> {
-    let statuses = history
-        .statuses
-        .iter()
-        .filter_map(|sample| Some((sample.at, sample.endpoint, sample.answer.as_ref()?.cluster)));
+    let statuses =
+        history.statuses.iter().filter_map(|sample| Some((sample.at, sample.endpoint, sample.answer.as_ref()?.cluster)));
     let lists = history.lists.iter().map(|sample| (sample.at, sample.endpoint, sample.cluster));
     let mut answers: Vec<(Micros, usize, u64)> = statuses.chain(lists).collect();
     answers.sort_unstable();
@@ -67,11 +64,7 @@ fn check_cluster_ids(history: &History, violations: &mut Vec<Violation>) -> Vec<
         }
         if let Some(first) = known.first() {
             let url = history.endpoints.get(endpoint).map_or("an endpoint", String::as_str);
-            violations.push(Violation::new(
-                Invariant::I4,
-                at,
-                format!("{url} serves cluster {cluster:x}, not {first:x}"),
-            ));
+            violations.push(Violation::new(Invariant::I4, at, format!("{url} serves cluster {cluster:x}, not {first:x}")));
         }
         known.push(cluster);
     }
@@ -80,11 +73,8 @@ fn check_cluster_ids(history: &History, violations: &mut Vec<Violation>) -> Vec<
 
 /// I3: as long as one endpoint answers with one member ID, its revision never goes back.
 fn check_revisions(history: &History, violations: &mut Vec<Violation>) {
-    let mut samples: Vec<_> = history
-        .statuses
-        .iter()
-        .filter_map(|sample| Some((sample.at, sample.endpoint, sample.answer.as_ref()?)))
-        .collect();
+    let mut samples: Vec<_> =
+        history.statuses.iter().filter_map(|sample| Some((sample.at, sample.endpoint, sample.answer.as_ref()?))).collect();
     samples.sort_by_key(|(at, ..)| *at);
     let mut highest: BTreeMap<(usize, u64), i64> = BTreeMap::new();
     for (at, endpoint, status) in samples {

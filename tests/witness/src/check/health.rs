@@ -21,15 +21,12 @@ pub fn check(history: &History, timeline: &[Held], violations: &mut Vec<Violatio
     let mut stretches: Vec<Stretch> = Vec::new();
     let mut at = timeline.first()?.from + FRESH;
     while at <= end {
-        let kindest = possible(timeline, at)
-            .map(|held| (tolerance(&polls, held, at), held))
-            .max_by_key(|(tolerance, _)| *tolerance);
+        let kindest =
+            possible(timeline, at).map(|held| (tolerance(&polls, held, at), held)).max_by_key(|(tolerance, _)| *tolerance);
         if let Some((tolerance, held)) = kindest {
             match stretches.last_mut().filter(|last| (last.lowest < 0) == (tolerance < 0)) {
                 Some(last) => (last.until, last.lowest) = (at, last.lowest.min(tolerance)),
-                None => {
-                    stretches.push(Stretch { from: at, until: at, lowest: tolerance, members: describe(&held.members) })
-                }
+                None => stretches.push(Stretch { from: at, until: at, lowest: tolerance, members: describe(&held.members) }),
             }
         }
         at += TICK;
@@ -87,10 +84,7 @@ impl<'a> Polls<'a> {
         for samples in &mut by_endpoint {
             samples.sort_by_key(|sample| sample.at);
         }
-        Polls {
-            by_endpoint,
-            endpoints: history.endpoints.iter().enumerate().map(|(index, url)| (url.as_str(), index)).collect(),
-        }
+        Polls { by_endpoint, endpoints: history.endpoints.iter().enumerate().map(|(index, url)| (url.as_str(), index)).collect() }
     }
 
     fn healthy(&self, held: &Held, id: u64, at: Micros) -> bool {
@@ -98,20 +92,13 @@ impl<'a> Polls<'a> {
             let end = samples.partition_point(|sample| sample.at <= at);
             let begin = samples.partition_point(|sample| sample.at + FRESH <= at);
             let window = samples.get(begin..end).unwrap_or_default();
-            if window
-                .iter()
-                .filter_map(|sample| sample.answer.as_ref())
-                .any(|status| status.member == id && status.leader != 0)
-            {
+            if window.iter().filter_map(|sample| sample.answer.as_ref()).any(|status| status.member == id && status.leader != 0) {
                 return true;
             }
             let last = samples.get(..end).unwrap_or_default().iter().rev().find_map(|sample| sample.answer.as_ref());
             let listed = held.members.iter().any(|member| {
                 member.id == id
-                    && member
-                        .client_urls
-                        .iter()
-                        .any(|url| self.endpoints.get(url.trim_end_matches('/')) == Some(&index))
+                    && member.client_urls.iter().any(|url| self.endpoints.get(url.trim_end_matches('/')) == Some(&index))
             });
             let belongs = listed || last.is_some_and(|status| status.member == id);
             // A window without any poll says that the witness stalled, not that the member did.

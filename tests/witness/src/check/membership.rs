@@ -158,10 +158,7 @@ fn check_boot_removal(history: &History, before: &Held, after: &Held, boot: u64,
     }
     let voters = after.voters().count();
     if history.size.is_some_and(|size| voters != size) {
-        broken(format!(
-            "boot was removed with {voters} voters remaining, {} are wanted",
-            history.size.unwrap_or_default()
-        ));
+        broken(format!("boot was removed with {voters} voters remaining, {} are wanted", history.size.unwrap_or_default()));
     }
     for member in after.voters() {
         if !super::health::healthy(history, after, member.id, after.from) {
@@ -181,10 +178,8 @@ fn name(member: &Member) -> &str {
 
 /// `cp1, cp2, [cp3]`: learners in brackets.
 pub fn describe(members: &[Member]) -> String {
-    let mut names: Vec<String> = members
-        .iter()
-        .map(|member| if member.learner { format!("[{}]", label(member)) } else { label(member) })
-        .collect();
+    let mut names: Vec<String> =
+        members.iter().map(|member| if member.learner { format!("[{}]", label(member)) } else { label(member) }).collect();
     names.sort();
     names.join(", ")
 }
@@ -199,8 +194,6 @@ pub fn difference(before: &Held, after: &Held) -> String {
             changes.push(format!("promoted {}", label(member)));
         }
     }
-    changes.extend(
-        before.members.iter().filter(|member| !after.has(member.id)).map(|member| format!("-{}", label(member))),
-    );
+    changes.extend(before.members.iter().filter(|member| !after.has(member.id)).map(|member| format!("-{}", label(member))));
     changes.join(", ")
 }

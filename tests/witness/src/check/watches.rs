@@ -20,9 +20,7 @@ pub fn check(history: &History, violations: &mut Vec<Violation>) -> Watches {
         figures.broken += watch.ends.len();
         figures.gone += watch.gone;
         figures.refused += watch.refused;
-        figures
-            .ends
-            .extend(watch.ends.iter().map(|(at, reason)| (seconds(*at), watch.resource.clone(), reason.clone())));
+        figures.ends.extend(watch.ends.iter().map(|(at, reason)| (seconds(*at), watch.resource.clone(), reason.clone())));
     }
     figures.ends.sort_by(|a, b| a.0.total_cmp(&b.0));
     figures.ends.truncate(SHOWN);
@@ -58,12 +56,7 @@ fn check_order(watch: &Watch, violations: &mut Vec<Violation>) {
 }
 
 /// Each acknowledged write must have come as an event, or be covered by a list made after a 410.
-fn check_arrival(
-    history: &History,
-    watch: &Watch,
-    lags: &mut Vec<(Micros, Micros, String)>,
-    violations: &mut Vec<Violation>,
-) {
+fn check_arrival(history: &History, watch: &Watch, lags: &mut Vec<(Micros, Micros, String)>, violations: &mut Vec<Violation>) {
     let mut seen: BTreeMap<(usize, u64), Micros> = BTreeMap::new();
     for event in &watch.events {
         if let Some(object) = event.object {

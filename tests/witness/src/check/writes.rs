@@ -12,10 +12,7 @@ const SHOWN: usize = 50;
 pub fn check(history: &History, violations: &mut Vec<Violation>) -> Writes {
     let figures = figures(history);
     if let Some(first) = figures.failures.first() {
-        let what = format!(
-            "{} of {} writes failed; the first: {}: {}",
-            figures.failed, figures.sent, first.object, first.error
-        );
+        let what = format!("{} of {} writes failed; the first: {}: {}", figures.failed, figures.sent, first.object, first.error);
         violations.push(Violation { invariant: Invariant::FailedWrite, at: first.due, what });
     }
     if figures.sent * 100 < figures.due * 95 {
@@ -39,12 +36,8 @@ pub fn check(history: &History, violations: &mut Vec<Violation>) -> Writes {
 
 /// I1: what was acknowledged and could not be read back is not proven.
 fn check_all_read(history: &History, violations: &mut Vec<Violation>) {
-    let acked: BTreeSet<usize> = history
-        .writes
-        .iter()
-        .filter(|write| matches!(write.outcome, Outcome::Acked { .. }))
-        .map(|write| write.object)
-        .collect();
+    let acked: BTreeSet<usize> =
+        history.writes.iter().filter(|write| matches!(write.outcome, Outcome::Acked { .. })).map(|write| write.object).collect();
     let unread: Vec<(usize, &str)> = acked
         .into_iter()
         .filter_map(|object| match history.read_back.get(&object) {
@@ -72,19 +65,11 @@ fn check_types(history: &History, violations: &mut Vec<Violation>) {
         objects.filter_map(|object| history.objects.get(object)).map(|object| object.resource.as_str()).collect()
     };
     let acked = types(
-        &mut history
-            .writes
-            .iter()
-            .filter(|write| matches!(write.outcome, Outcome::Acked { .. }))
-            .map(|write| write.object),
+        &mut history.writes.iter().filter(|write| matches!(write.outcome, Outcome::Acked { .. })).map(|write| write.object),
     );
     let silent: Vec<&str> = types(&mut (0..history.objects.len())).difference(&acked).copied().collect();
     if !silent.is_empty() {
-        violations.push(Violation::new(
-            Invariant::Blind,
-            0,
-            format!("no write was acknowledged of {}", silent.join(", ")),
-        ));
+        violations.push(Violation::new(Invariant::Blind, 0, format!("no write was acknowledged of {}", silent.join(", "))));
     }
 }
 
@@ -98,15 +83,11 @@ fn check_object(history: &History, object: usize, violations: &mut Vec<Violation
         match &write.outcome {
             Outcome::Acked { at, rv } => {
                 // Two writes to one object may overlap; only one that was due after the ack of another must be newer.
-                if let Some((newer, ..)) =
-                    acked.iter().find(|(before, _, acked_at)| *acked_at < write.due && before >= rv)
-                {
+                if let Some((newer, ..)) = acked.iter().find(|(before, _, acked_at)| *acked_at < write.due && before >= rv) {
                     violations.push(Violation::new(
                         Invariant::I3,
                         *at,
-                        format!(
-                            "{label}: a write was acknowledged at resource version {rv}, and one before it at {newer}"
-                        ),
+                        format!("{label}: a write was acknowledged at resource version {rv}, and one before it at {newer}"),
                     ));
                 }
                 acked.push((*rv, value, *at));
@@ -152,11 +133,9 @@ fn figures(history: &History) -> Writes {
             }
             Outcome::Failed { at, error } => failures.push((write, at.saturating_sub(write.due), error.clone())),
             // Whatever is in flight at the end has its deadline; one without an end is as good as failed.
-            Outcome::Pending => failures.push((
-                write,
-                end.saturating_sub(write.due),
-                "no end was recorded: the journal may have failed".into(),
-            )),
+            Outcome::Pending => {
+                failures.push((write, end.saturating_sub(write.due), "no end was recorded: the journal may have failed".into()))
+            }
             Outcome::NotSent => not_sent += 1,
         }
     }
@@ -165,12 +144,8 @@ fn figures(history: &History) -> Writes {
     if acks.last().is_some_and(|last| *last < end) {
         acks.push(end);
     }
-    let (gap_at, gap) = acks
-        .iter()
-        .zip(acks.iter().skip(1))
-        .map(|(from, to)| (*from, to - from))
-        .max_by_key(|(_, gap)| *gap)
-        .unwrap_or_default();
+    let (gap_at, gap) =
+        acks.iter().zip(acks.iter().skip(1)).map(|(from, to)| (*from, to - from)).max_by_key(|(_, gap)| *gap).unwrap_or_default();
     let types: BTreeSet<&str> = history.objects.iter().map(|object| object.resource.as_str()).collect();
     Writes {
         rate: history.rate,

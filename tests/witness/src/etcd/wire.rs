@@ -97,11 +97,9 @@ pub struct Connection(Channel);
 impl Connection {
     /// Prepares the connection.
     pub fn lazy(url: &str, credentials: &Credentials) -> Result<Self, tonic::transport::Error> {
-        let mut endpoint =
-            Endpoint::from_shared(url.to_string())?.connect_timeout(CALL).timeout(CALL).tcp_nodelay(true);
+        let mut endpoint = Endpoint::from_shared(url.to_string())?.connect_timeout(CALL).timeout(CALL).tcp_nodelay(true);
         if url.starts_with("https://") {
-            let tls =
-                ClientTlsConfig::new().ca_certificate(credentials.ca.clone()).identity(credentials.identity.clone());
+            let tls = ClientTlsConfig::new().ca_certificate(credentials.ca.clone()).identity(credentials.identity.clone());
             endpoint = endpoint.tls_config(tls)?;
         }
         Ok(Connection(endpoint.connect_lazy()))
@@ -125,8 +123,6 @@ impl Connection {
         let mut grpc = Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         let codec = tonic_prost::ProstCodec::<Q, A>::default();
-        grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec)
-            .await
-            .map(tonic::Response::into_inner)
+        grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await.map(tonic::Response::into_inner)
     }
 }
