@@ -353,7 +353,7 @@ impl Reason {
             Self::NotAddedYet => "waiting to be added: the cluster does not list this member yet",
             Self::EmptyAndNoAnswer => {
                 "there is no data here and no quorum of the cluster answers: waiting for the other members. A new cluster is never \
-                 started by itself; if the others are lost for good, use `etcd-operator recover`"
+                 started by itself; if the others are lost for good, see the runbook (EmptyAndNoAnswer)"
             }
             Self::ForeignData => {
                 "the data here is another member's or another cluster's, and the cluster does not ask for this member: nothing is \

@@ -82,6 +82,14 @@ fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     None
 }
 
+/// A member of ours whose keeper must not start it: only a human or a replacement helps.
+pub(crate) fn refused_member(o: &Observed) -> Option<Plan> {
+    o.seats.iter().find_map(|seat| match &seat.keeper {
+        KeeperView::Refused { reason, message } => Some(refused(seat, reason, message)),
+        KeeperView::NotPrepared { .. } | KeeperView::Waiting { .. } | KeeperView::Running | KeeperView::Stopped => None,
+    })
+}
+
 fn refused(seat: &Seat, reason: &str, message: &str) -> Plan {
     Plan::hold(HoldReason::MemberRefused, format!("the keeper on {} refuses to start etcd: {reason}: {message}", seat.node))
 }

@@ -24,6 +24,11 @@ pub use quorum::{Tolerance, quorum_of};
 /// The one next step. Priority: safety of what is in flight, then the pivot, then shrinking, then growing.
 #[must_use]
 pub fn plan(o: &Observed) -> Plan {
+    if let Etcd::Known { members, .. } = &o.etcd
+        && let Some(plan) = pivot::in_flight(o, members)
+    {
+        return plan;
+    }
     if let Some(plan) = refuse_bad_input(o) {
         return plan;
     }
@@ -33,9 +38,6 @@ pub fn plan(o: &Observed) -> Plan {
     let Etcd::Known { members, .. } = &o.etcd else {
         return Plan::hold(HoldReason::EtcdUnreachable, format!("no linearizable member list: {}", o.etcd.why_unknown()));
     };
-    if let Some(plan) = pivot::in_flight(o, members) {
-        return plan;
-    }
     if o.spec.abort && o.boot.listed(members).is_some() {
         return shrink::back_to_boot(o, members);
     }
@@ -50,7 +52,16 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = shrink::plan(o, members) {
         return plan;
     }
-    grow::plan(o, members, grow::Promotion::WhenCaughtUp).unwrap_or(Plan::Done)
+    if let Some(plan) = grow::refused_member(o) {
+        return plan;
+    }
+    if let Some(plan) = grow::plan(o, members, grow::Promotion::WhenCaughtUp) {
+        return plan;
+    }
+    if members.iter().all(quorum::is_healthy) {
+        return Plan::Done;
+    }
+    Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS }
 }
 
 /// How soon to look again while something is moving, in ms.

@@ -46,17 +46,19 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = tried_too_often(o, members) {
         return plan;
     }
-    let promotion = if one_for_one(o) { grow::Promotion::ByThePivot } else { grow::Promotion::WhenCaughtUp };
+    // If boot stays, there is no moment of two voters to keep short.
+    let promotion =
+        if one_for_one(o) && !o.spec.skip_boot_removal { grow::Promotion::ByThePivot } else { grow::Promotion::WhenCaughtUp };
     if let Some(plan) = grow::plan(o, members, promotion) {
         return plan;
     }
     if o.spec.skip_boot_removal {
         return Plan::Done;
     }
-    if let Some(plan) = clients_seen(o) {
+    let two_voters = one_for_one(o) && !ours(o, members).is_empty();
+    if let Some(plan) = clients_wanted(o, two_voters) {
         return plan;
     }
-    let two_voters = one_for_one(o) && !ours(o, members).is_empty();
     if o.spec.hold_boot_removal && two_voters && !gate_was_passed(o) {
         // These two voters come from elsewhere, as from a larger size: without boot's gate the way is back, not forward.
         return crate::shrink::back_to_boot(o, members);
@@ -88,6 +90,24 @@ fn before_the_first_change(o: &Observed, members: &[EtcdMember], snapshot: Snaps
         Snapshot::None => Some(Plan::Do(Step::SnapshotBoot)),
         Snapshot::Pending => Some(Plan::wait(WaitFor::BootSnapshot)),
         Snapshot::Taken | Snapshot::Impossible => None,
+    }
+}
+
+/// The gate was only checked because the clients had been seen. Counts go up and down with every reconnect, so while the gate counts they
+/// are not compared again; and at two voters, where nothing may rest, nothing that was seen is asked for again.
+fn clients_wanted(o: &Observed, two_voters: bool) -> Option<Plan> {
+    match clients_seen(o)? {
+        _ if two_voters && gate_was_passed(o) => None,
+        Plan::Wait { what: WaitFor::ApiServersConnect, .. } if gate(o).is_none() && !anybody_lost(o) => None,
+        plan => Some(plan),
+    }
+}
+
+/// Whether some address has connections to boot and to no new member.
+fn anybody_lost(o: &Observed) -> bool {
+    match &o.clients {
+        ClientCounts::Unknown { .. } => true,
+        ClientCounts::Known { remotes, .. } => remotes.iter().any(|r| r.to_boot > 0 && r.to_members.iter().all(|n| *n == 0)),
     }
 }
 
