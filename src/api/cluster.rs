@@ -18,7 +18,6 @@ use crate::condition::Condition;
     kind = "EtcdCluster",
     plural = "etcdclusters",
     shortname = "etcd",
-    category = "etcd",
     namespaced,
     status = "EtcdClusterStatus",
     derive = "PartialEq",

@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
     kind = "EtcdMember",
     plural = "etcdmembers",
     shortname = "etcdm",
-    category = "etcd",
     namespaced,
     status = "EtcdMemberStatus",
     derive = "PartialEq",

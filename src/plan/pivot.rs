@@ -107,8 +107,22 @@ fn clients_wanted(o: &Observed, two_voters: bool) -> Option<Plan> {
 fn anybody_lost(o: &Observed) -> bool {
     match &o.clients {
         ClientCounts::Unknown { .. } => true,
-        ClientCounts::Known { remotes, .. } => remotes.iter().any(|r| r.to_boot > 0 && r.to_members.iter().all(|n| *n == 0)),
+        ClientCounts::Known { remotes, .. } => remotes.iter().any(is_lost),
     }
+}
+
+/// Connections from one address of which a few to the new members may be our own: a keeper asks the others for the member list now and
+/// then, and cannot be told from an API server, both being root.
+const FEW_CONNECTIONS: u32 = 4;
+
+/// Whether a client would lose its etcd with boot. An API server holds a connection per resource to each etcd that it lists, so one that
+/// lists the new members has about as many to them as to boot, and one that doesn't has none.
+fn is_lost(remote: &crate::RemoteClient) -> bool {
+    let best = remote.to_members.iter().copied().max().unwrap_or(0);
+    if remote.to_boot <= FEW_CONNECTIONS {
+        return remote.to_boot > 0 && best == 0;
+    }
+    u64::from(best) * 5 < u64::from(remote.to_boot) * 4
 }
 
 /// Whether the API servers would go on without boot (design D7.3). `None` = they would.
@@ -123,15 +137,14 @@ fn clients_seen(o: &Observed) -> Option<Plan> {
     if nobody_counts && !backoff_over {
         return Some(Plan::wait(WaitFor::ApiServersConnect));
     }
-    let connected_anywhere = |r: &crate::RemoteClient| r.to_members.iter().any(|n| *n > 0);
-    if let Some(lost) = remotes.iter().find(|r| r.to_boot > 0 && !connected_anywhere(r)) {
+    if let Some(lost) = remotes.iter().find(|r| is_lost(r)) {
         if !backoff_over {
             return Some(Plan::wait(WaitFor::ApiServersConnect));
         }
         return Some(Plan::hold(
             HoldReason::ApiServerOnBootMember,
             format!(
-                "{} has {} connections to boot and none to any new member: an API server there would lose its etcd; add the new members to its --etcd-servers and restart it",
+                "{} has {} connections to boot and none, or only a few, to any new member: an API server there would lose its etcd; add the new members to its --etcd-servers and restart it",
                 lost.ip, lost.to_boot
             ),
         ));

@@ -33,7 +33,7 @@ fn fewer_connections_than_to_boot_are_waited_for_until_the_longest_backoff_is_ov
         (0, [30, 30, 29], false),
         (144_999, [30, 0, 30], false),
         (145_000, [30, 0, 30], true),
-        (145_000, [1, 0, 0], true),
+        (145_000, [24, 0, 0], true),
     ] {
         counted(&mut o, age, vec![remote(30, &to_members)]);
         match goes_on {
@@ -89,4 +89,21 @@ fn a_gate_that_counts_vouches_for_the_clients() {
     counted(&mut o, 1_000, fewer);
     o.gate = Gate::Passed { at_ms: NOW - 60_000 };
     waits(&o, WaitFor::ApiServersConnect);
+}
+
+#[test]
+fn a_few_connections_of_our_own_do_not_stand_for_an_api_server() {
+    // Seen on the bed: an API server that listed only boot, and a keeper of the same address that had just asked the others.
+    for (to_boot, to_members, lost) in
+        [(73, 3, true), (73, 58, true), (73, 59, false), (73, 73, false), (4, 0, true), (4, 1, false)]
+    {
+        let mut o = ready(3);
+        o.gate = Gate::NotChecked;
+        let remote = RemoteClient { ip: "10.0.0.9".into(), to_boot, to_members: vec![to_members; 3] };
+        counted(&mut o, 600_000, vec![remote]);
+        match lost {
+            true => holds(&o, HoldReason::ApiServerOnBootMember, "--etcd-servers"),
+            false => does(&o, Step::CheckGate),
+        }
+    }
 }

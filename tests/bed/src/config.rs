@@ -5,27 +5,21 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::{At, Result};
-use crate::layout::{API_URL, Layout, Node, PAUSE_IMAGE, POD_CIDR, write};
+use crate::layout::{API_URL, BOOT_API_PORT, Layout, Node, Options, PAUSE_IMAGE, POD_CIDR, write};
 
 /// Writes a node's configuration to its disk.
 ///
 /// # Errors
 /// The file that could not be written.
-pub fn create_for_node(layout: &Layout, node: &Node) -> Result<()> {
+pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     let kubernetes = layout.disk(node, "etc/kubernetes");
-    let pki = "/etc/kubernetes/pki";
+    write_kubelet_conf(layout, node, &format!("https://{}:{BOOT_API_PORT}", options.boot()?.ip()))?;
     for (file, user, key) in [
-        ("kubelet.conf", "kubelet", "kubelet-client"),
         ("controller-manager.conf", "controller-manager", "controller-manager"),
         ("scheduler.conf", "scheduler", "scheduler"),
         ("kube-proxy.conf", "kube-proxy", "kube-proxy"),
     ] {
-        let config = kubeconfig(
-            user,
-            json!({ "certificate-authority": format!("{pki}/ca.crt") }),
-            &json!({ "client-certificate": format!("{pki}/{key}.crt"), "client-key": format!("{pki}/{key}.key") }),
-        );
-        write(&kubernetes.join(file), pretty(&config), 0o600)?;
+        write(&kubernetes.join(file), pretty(&of_component(user, key, API_URL)), 0o600)?;
     }
     write(&kubernetes.join("kubelet.yaml"), pretty(&kubelet(node)), 0o644)?;
     write(&kubernetes.join("kube-proxy.yaml"), pretty(&kube_proxy(node)), 0o644)?;
@@ -33,6 +27,24 @@ pub fn create_for_node(layout: &Layout, node: &Node) -> Result<()> {
     write(&kubernetes.join("cni/10-bed.conflist"), pretty(&cni(node)), 0o644)?;
     let manifests = kubernetes.join("manifests");
     std::fs::create_dir_all(&manifests).at(&manifests)
+}
+
+/// The kubelet's kubeconfig, with one API server rather than the load balancer: a server that is down refuses at once, while a load
+/// balancer without servers accepts and closes, which client-go tries again for 10 s. A kubelet that starts with pods from before asks
+/// for its node in the loop that mounts the volumes of all pods, static ones too: a cold start took 30 s instead of 6.
+pub(crate) fn write_kubelet_conf(layout: &Layout, node: &Node, server: &str) -> Result<()> {
+    let path = layout.disk(node, "etc/kubernetes/kubelet.conf");
+    write(&path, pretty(&of_component("kubelet", "kubelet-client", server)), 0o600)
+}
+
+fn of_component(user: &str, key: &str, server: &str) -> Value {
+    let pki = "/etc/kubernetes/pki";
+    kubeconfig(
+        user,
+        server,
+        json!({ "certificate-authority": format!("{pki}/ca.crt") }),
+        &json!({ "client-certificate": format!("{pki}/{key}.crt"), "client-key": format!("{pki}/{key}.key") }),
+    )
 }
 
 /// The admin's kubeconfig on the host, with the certificates inside, so that it can be copied.
@@ -46,15 +58,16 @@ pub fn create_admin(layout: &Layout) -> Result<()> {
     };
     let config = kubeconfig(
         "kubernetes-admin",
+        API_URL,
         json!({ "certificate-authority-data": encode("ca.crt")? }),
         &json!({ "client-certificate-data": encode("admin.crt")?, "client-key-data": encode("admin.key")? }),
     );
     write(&layout.kubeconfig(), pretty(&config), 0o600)
 }
 
-fn kubeconfig(user: &str, mut cluster: Value, credentials: &Value) -> Value {
+fn kubeconfig(user: &str, server: &str, mut cluster: Value, credentials: &Value) -> Value {
     if let Some(cluster) = cluster.as_object_mut() {
-        cluster.insert("server".into(), json!(API_URL));
+        cluster.insert("server".into(), json!(server));
     }
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "bed",

@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::bed::Bed;
 use crate::cmd::{progress, wait_for};
 use crate::error::{At, Result};
-use crate::layout::{CLUSTER, NAMESPACE, write};
+use crate::faults::{self, Process, Signal};
+use crate::layout::{API_PORT, CLUSTER, NAMESPACE, write};
 use crate::{config, lb, manifests};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -36,6 +37,10 @@ impl Bed {
             if late.is_empty() { Ok(()) } else { Err(format!("not ready: {}", late.join(", "))) }
         })?;
         progress(format!("{} API servers are ready; taking the temporary control plane away", nodes.len()));
+        for node in &nodes {
+            config::write_kubelet_conf(&self.layout, node, &format!("https://{}:{API_PORT}", node.ip()))?;
+            faults::signal(node, Process::Kubelet, Signal::Terminate)?;
+        }
         let boot = self.options().boot()?;
         let folder = self.layout.disk(&boot, "etc/kubernetes/manifests");
         for (file, _) in manifests::boot(self.options(), &boot) {
@@ -49,7 +54,7 @@ impl Bed {
         self.state.save(&self.layout)?;
         wait_for("the temporary API server to end", LIMIT, "bed exec NODE -- ls /var/log/pods", || {
             let ready = lb::ready_servers().map_err(|e| e.to_string())?;
-            let pids = crate::faults::find(&boot, crate::faults::Process::KubeApiserver).map_err(|e| e.to_string())?;
+            let pids = faults::find(&boot, Process::KubeApiserver).map_err(|e| e.to_string())?;
             let gone = !ready.iter().any(|r| r == "boot") && pids.len() == 1;
             if gone { Ok(()) } else { Err(format!("API servers in use: {}", ready.join(", "))) }
         })?;

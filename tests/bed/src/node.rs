@@ -26,7 +26,7 @@ pub fn create_disk(layout: &Layout, options: &Options, node: &Node, store: &Path
     }
     images::link_store(store, &layout.disk(node, "var/lib/containerd"))?;
     pki::create_for_node(layout, options, node)?;
-    config::create_for_node(layout, node)?;
+    config::create_for_node(layout, options, node)?;
     if node.name == options.boot_node {
         for (file, manifest) in manifests::boot(options, node) {
             let path = layout.disk(node, "etc/kubernetes/manifests").join(file);
