@@ -50,14 +50,17 @@ crds_are_current() {
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked -q --workspace --all-targets -- -D warnings
 check crds crds_are_current
-suite unit cargo test --locked -q --workspace --exclude etcd-operator-bed --exclude etcd-operator-witness --lib --bins
+suite unit cargo test --locked -q -p etcd-operator -p etcd-operator-api -p etcd-operator-etcd -p etcd-operator-client -p etcd-operator-bed --lib --bins
 suite docs cargo test --locked -q -p etcd-operator --test docs
 suite world cargo test --locked -q -p etcd-operator-world -p etcd-operator-plan
-suite keeper cargo test --locked -q -p etcd-operator-keeper --tests
-suite agent cargo test --locked -q -p etcd-operator-agent --tests
+suite keeper cargo test --locked -q -p etcd-operator-keeper
+suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
 suite api cargo test --locked -q -p etcd-operator --test api
 suite witness cargo test --locked -q -p etcd-operator-witness
-suite bed cargo test --locked -q -p etcd-operator-bed -- --test-threads=1 --nocapture
+if [ "$tier" = soak ]; then
+    suite bed cargo test --locked -q -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture
+fi
+suite scenarios cargo test --locked -q -p etcd-operator-scenarios -- --test-threads=1 --nocapture
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -1,7 +1,5 @@
 //! Act: carries out one step. A membership call that fails in a passing way is no error: the next pass looks again.
 
-use std::time::{Duration, Instant};
-
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
@@ -10,7 +8,7 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, members, preflight, remove, structure};
+use super::{Context, ControllerError, etcd, leader, members, preflight, remove, structure};
 use crate::clock;
 
 /// What became of a step.
@@ -34,7 +32,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::CountClients => count_clients(context, view, memory).await.map(done),
         Step::Promote { member, .. } => promote(view, memory, *member).await,
         Step::CheckGate => check_gate(view, memory).await.map(done),
-        Step::MoveLeader { from, to } => move_leader(view, memory, *from, *to).await,
+        Step::MoveLeader { from, to } => leader::transfer(view, memory, MemberId(from.0), MemberId(to.0)).await,
         Step::RemoveBoot { boot, how } => remove::boot(context, view, memory, MemberId(boot.0), *how).await,
         Step::WithdrawBootDrain => remove::withdraw(context, view).await.map(done),
         Step::TombstoneBoot => remove::tombstone(context, view).await.map(done),
@@ -181,54 +179,6 @@ async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan:
 async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result<Outcome, ControllerError> {
     let client = any_voter(view, memory).await?;
     passing("MemberPromote", client.member_promote(MemberId(id.0)).await)
-}
-
-async fn move_leader(
-    view: &View,
-    memory: &mut Memory,
-    from: plan::MemberId,
-    to: plan::MemberId,
-) -> Result<Outcome, ControllerError> {
-    let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
-    let leader = reading.members.iter().find(|(m, _)| m.id.0 == from.0).and_then(|(m, _)| m.client_urls.first().cloned());
-    let Some(url) = leader else { return Ok(Outcome::NotYet) };
-    let client = etcd::client(memory, &url).await?;
-    quiet_moment(&client).await;
-    passing("MoveLeader", client.move_leader(MemberId(to.0)).await)
-}
-
-/// How long to look for a quiet moment.
-const QUIET_WITHIN: Duration = Duration::from_secs(10);
-/// A transfer takes about 3 ms (two fsyncs), in which proposals are dropped: a write that comes then fails. So it begins right after a
-/// proposal, when the last ones were this far apart.
-const QUIET_GAP: Duration = Duration::from_millis(8);
-/// How many gaps in a row must have been that long.
-const QUIET_GAPS: u32 = 3;
-
-/// Waits for the moment right after a proposal when proposals have been coming slowly, or until the time is over.
-async fn quiet_moment(leader: &etcd_operator_etcd::client::EtcdClient) {
-    let started = clock::instant();
-    let mut last: Option<(u64, Instant)> = None;
-    let mut long_gaps = 0;
-    while started.elapsed() < QUIET_WITHIN {
-        let Ok(status) = leader.status(Duration::from_secs(1)).await else { return };
-        let now = clock::instant();
-        match last {
-            Some((index, _)) if index == status.raft_index => continue,
-            Some((index, at)) => {
-                // Two at once are no gap.
-                let is_long = status.raft_index == index + 1 && now - at >= QUIET_GAP;
-                long_gaps = if is_long { long_gaps + 1 } else { 0 };
-            }
-            None => {}
-        }
-        last = Some((status.raft_index, now));
-        if long_gaps >= QUIET_GAPS {
-            tracing::info!(ms = started.elapsed().as_millis(), "a quiet moment for the transfer of the leadership");
-            return;
-        }
-    }
-    tracing::info!("no quiet moment was found, the leadership is moved all the same");
 }
 
 /// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives and the members are the same.

@@ -4,6 +4,7 @@
 mod act;
 mod endpoints;
 mod etcd;
+mod leader;
 mod lease;
 mod members;
 mod memory;

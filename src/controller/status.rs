@@ -179,9 +179,9 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
 fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
     let aborting = seen.spec.abort;
     Some(match plan {
-        Plan::Do(Step::RunPreflight) | Plan::Wait { what: WaitFor::PreflightChecks | WaitFor::Agents, .. } => "Preflight",
+        Plan::Do(Step::RunPreflight) | Plan::Wait { what: WaitFor::PreflightChecks, .. } => "Preflight",
         Plan::Do(Step::SnapshotBoot) | Plan::Wait { what: WaitFor::BootSnapshot, .. } => "Snapshot",
-        Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared, .. } => "Preparing",
+        Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared | WaitFor::Agents, .. } => "Preparing",
         Plan::Do(Step::RemoveMember { .. } | Step::Unseat { .. }) => "Aborting",
         Plan::Do(Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. })
         | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => {

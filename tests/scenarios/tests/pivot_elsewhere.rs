@@ -1,11 +1,9 @@
 //! The other shapes of the pivot: one member, and boot on another node.
 
-use etcd_operator_scenarios::{Stage, assert_clean, is_sampled};
+use etcd_operator_scenarios::{is_sampled, pivot_that_loses_nothing};
 
 fn pivot(boot_node: &str, size: u32, members: &[&str]) {
-    let stage = Stage::with_boot_on(boot_node);
-    let verdict = stage.under_witness(size as usize, |_| {}, || stage.pivot(size));
-    assert_clean(&verdict);
+    let stage = pivot_that_loses_nothing(boot_node, size);
     assert_eq!(stage.members(), members);
 }
 

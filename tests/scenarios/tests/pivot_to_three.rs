@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use etcd_operator_scenarios::{Stage, assert_clean};
+use etcd_operator_scenarios::pivot_that_loses_nothing;
 
 #[test]
 fn a_pivot_to_three_loses_no_write_and_survives_a_power_cut() {
-    let stage = Stage::with_boot_on("cp1");
-    let verdict = stage.under_witness(3, |_| {}, || stage.pivot(3));
-    assert_clean(&verdict);
+    let stage = pivot_that_loses_nothing("cp1", 3);
     assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
 
     // Run again it says that all is done.
