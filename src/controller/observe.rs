@@ -148,7 +148,17 @@ async fn ca(
 ) -> Result<Result<Arc<Ca>, String>, ControllerError> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.namespace);
     let name = cluster.spec.ca_secret();
-    let Some(secret) = api.get_opt(name).await.map_err(api_error("reading the CA's Secret"))? else {
+    let found = match api.get_opt(name).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            return Ok(Err(format!(
+                "the controller may not read Secret {name}: add it to the resourceNames in deploy/rbac-controller.yaml, or name it {} ({})",
+                etcd_operator_api::cluster::DEFAULT_CA_SECRET,
+                status.message
+            )));
+        }
+        other => other.map_err(api_error("reading the CA's Secret"))?,
+    };
+    let Some(secret) = found else {
         return Ok(Err(format!(
             "Secret {name} does not exist in {}; create it from the CA that signed boot's certificates: kubectl -n {} create secret tls {name} --cert=ca.crt --key=ca.key",
             context.args.namespace, context.args.namespace

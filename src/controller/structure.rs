@@ -34,6 +34,17 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         members::create(context, &members::boot_name(&cluster), spec).await?;
         written += 1;
     }
+    // Boot is out: nobody's connections matter any more, and each change of a count would be a write.
+    if view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some()) {
+        for member in view.members.iter().filter(|m| !m.spec.count_clients.is_empty() || !m.spec.count_own.is_empty()) {
+            members::change(context, member, |spec| {
+                spec.count_clients.clear();
+                spec.count_own.clear();
+            })
+            .await?;
+            written += 1;
+        }
+    }
     let Ok(ca) = &view.ca else { return Ok(written) };
     for member in &view.members {
         if let Some(certificates) = certificates(view, ca, member)? {
