@@ -188,7 +188,9 @@ fn who_may_do_what(api: &Api) {
                 "--token",
                 token,
             ])
-            .args(["auth", "can-i", verb, what, "-n", namespace])
+            .args(["auth", "can-i", verb, what.trim_end_matches("/status"), "-n", namespace])
+            // `kubectl auth can-i` reads TYPE/NAME, and a subresource as a flag.
+            .args(what.ends_with("/status").then_some("--subresource=status"))
             .output()
             .unwrap();
         String::from_utf8_lossy(&out.stdout).trim() == "yes"
