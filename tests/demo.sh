@@ -16,10 +16,10 @@ clean_up() {
     fi
     exit "$code"
 }
-trap clean_up EXIT INT TERM
-
 say "1. ${BED_NODES:-3} nodes, a temporary control plane on one boot etcd (the first run builds Kubernetes: about 7 min)"
+# A bed that is in use is refused here, before there is anything to clean up; what `up` itself begins, it cleans up itself.
 "$bed" up
+trap clean_up EXIT INT TERM
 export KUBECONFIG=$PWD/target/bed/admin.kubeconfig PATH=$PWD/target/bed/bin:$PATH
 say "2. the operator: kubectl apply -k deploy"
 "$bed" install

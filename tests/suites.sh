@@ -53,14 +53,14 @@ check crds crds_are_current
 suite unit cargo test --locked -q -p etcd-operator -p etcd-operator-api -p etcd-operator-etcd -p etcd-operator-client -p etcd-operator-bed --lib --bins
 suite docs cargo test --locked -q -p etcd-operator --test docs
 suite world cargo test --locked -q -p etcd-operator-world -p etcd-operator-plan
-suite keeper cargo test --locked -q -p etcd-operator-keeper
+suite keeper cargo test --locked -q --no-fail-fast -p etcd-operator-keeper
 suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
 suite api cargo test --locked -q -p etcd-operator --test api
 suite witness cargo test --locked -q -p etcd-operator-witness
 if [ "$tier" = soak ]; then
     suite bed cargo test --locked -q -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture
 fi
-suite scenarios cargo test --locked -q -p etcd-operator-scenarios -- --test-threads=1 --nocapture
+suite scenarios cargo test --locked -q --no-fail-fast -p etcd-operator-scenarios -- --test-threads=1 --nocapture
 
 printf '\n'
 printf '%s\n' "${summary[@]}"

@@ -336,6 +336,10 @@ impl Bed {
 pub fn down(layout: &Layout) -> Result<()> {
     prereq::root()?;
     let lock = state::lock()?;
+    // What a crash left behind is anybody's to take away; a whole bed may be in somebody's use.
+    if let Some(dir) = state::complete().filter(|dir| *dir != layout.dir) {
+        return Err(Error::State(format!("the bed that is up belongs to {}: take it away from there", dir.display())));
+    }
     remove(layout, lock)
 }
 
