@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 export TEST_TIER=$tier
 export TEST_SEED=${TEST_SEED:-$(date +%s)}
 echo "tier $tier, TEST_SEED=$TEST_SEED"
-ETCD_BIN=$(tests/bed/go/build.sh etcd)/etcd
+ETCD_BIN=$(tests/bed/go/build.sh etcd)
 KUBE_BIN=$(tests/bed/go/build.sh kubernetes)
 export ETCD_BIN KUBE_BIN
 if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-20000}; fi

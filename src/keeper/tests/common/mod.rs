@@ -24,9 +24,9 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// The folder with etcd, etcdctl and etcdutl.
 pub fn etcd_bin(name: &str) -> PathBuf {
     let Some(etcd) = std::env::var_os("ETCD_BIN") else {
-        panic!("set ETCD_BIN to etcd's binary: export ETCD_BIN=$(tests/bed/go/build.sh etcd)/etcd");
+        panic!("set ETCD_BIN to the folder with etcd: export ETCD_BIN=$(tests/bed/go/build.sh etcd)");
     };
-    let path = PathBuf::from(etcd).parent().unwrap().join(name);
+    let path = PathBuf::from(etcd).join(name);
     assert!(path.is_file(), "{} is missing: tests/bed/go/build.sh etcd", path.display());
     path
 }
