@@ -196,6 +196,11 @@ pub(crate) fn listeners(view: &View) -> Vec<String> {
         .collect()
 }
 
+/// etcd's gateway is a client of its own server, once per client URL that it listens on (embed/serve.go), and comes from the listener's own
+/// IP. Two, a node IP and loopback, is what installers and we have; seen with `ss -tnp` on the bed. One too many taken off boot's count
+/// would only mean one channel less that has to be seen at the new members.
+const SELF_CONNECTIONS: i64 = 2;
+
 /// Who is connected to boot and to the new members, without our own connections.
 pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     let unknown = |missing: String| plan::ClientCounts::Unknown { missing };
@@ -219,11 +224,10 @@ pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     }
     let listeners = listeners(view);
     let Some((boot, ours)) = listeners.split_first() else { return unknown("no boot member".into()) };
-    // etcd's gateway is a client of its own server, once (embed/serve.go dials the first listener): it comes from the listener's own IP.
     for listener in &listeners {
         let ip = listener.rsplit_once(':').map_or("", |(ip, _)| ip);
         if let Some(itself) = counts.get_mut(listener).and_then(|remotes| remotes.get_mut(ip)) {
-            *itself -= 1;
+            *itself -= SELF_CONNECTIONS;
         }
     }
     let count = |listener: &String, ip: &String| {
