@@ -26,7 +26,9 @@ suite() {
     "$@" 2>&1 | tee "$log/$name" || code=$?
     local ran
     ran=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed.*/\1 \2/p' "$log/$name" | awk '{p+=$1; f+=$2} END {print p+0, f+0}')
-    local passed=${ran% *} bad=${ran#* }
+    # A scenario that is not in the sample returns at once and did not run.
+    local left_out; left_out=$(grep -c ': not in this sample' "$log/$name" || true)
+    local passed=$((${ran% *} - left_out)) bad=${ran#* }
     if [ "$code" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
     if [ "$passed" = 0 ] && [ "$bad" = 0 ]; then echo "suite $name ran no test" >&2; bad=1; fi
     total=$((total + passed)) failed=$((failed + bad))
@@ -46,6 +48,9 @@ crds_are_current() {
     cargo run --locked -q -- crds --out "$out" && diff -ru --exclude=kustomization.yaml crds "$out"
     local code=$?; rm -rf "$out"; return $code
 }
+
+# Where this fails every suite would, each in its own words.
+cargo build --locked -q --workspace --all-targets || { echo "the build failed" >&2; exit 1; }
 
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked -q --workspace --all-targets -- -D warnings
