@@ -23,6 +23,7 @@ help: ## This list
 
 packages:
 	@tests/packages.sh
+	@tests/claim-target.sh
 
 build: packages
 	@cargo build --locked -p etcd-operator-bed -p etcd-operator-witness --bins

@@ -112,9 +112,43 @@ fn good_clusters(api: &Api) {
     assert_eq!(typed.spec.ignored_fields(), ["spec.TLS.static", "spec.pod.tolerations"]);
     assert!(typed.spec.node_selector().contains_key("node-role.kubernetes.io/control-plane"));
 
+    every_field_of_the_ancestor(api);
     api.ok(&["create", "-f", "-"], Some(&cluster("defaults", hosted(GOOD))));
+    let of = |path: &str| api.ok(&["get", "etcd", "defaults", "-n", "kube-system", "-o", &format!("jsonpath={{{path}}}")], None);
+    assert_eq!(of(".spec.paused"), "false");
+    let table = api.ok(&["get", "etcd", "-n", "kube-system"], None);
+    let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(header, ["NAME", "SIZE", "READY", "VERSION", "PHASE", "PIVOT", "REASON", "AGE"]);
     let version = api.ok(&["get", "etcd", "defaults", "-n", "kube-system", "-o", "jsonpath={.spec.version}"], None);
     assert_eq!(version, etcd_operator_api::cluster::default_version());
+}
+
+/// What docs/compatibility.md says of each field: accepted, kept, and named if it has no effect.
+fn every_field_of_the_ancestor(api: &Api) {
+    let text = std::fs::read_to_string(format!("{ROOT}/tests/fixtures/every-field.json")).unwrap();
+    let fixture: Value = serde_json::from_str(&text).unwrap();
+    api.ok(&["create", "-f", "-"], Some(&fixture));
+    let text = api.ok(&["get", "etcd", "every-field", "-n", "kube-system", "-o", "json"], None);
+    let stored: Value = serde_json::from_str(&text).unwrap();
+    for (field, value) in fixture["spec"].as_object().unwrap() {
+        if field != "selfHosted" {
+            assert_eq!(stored["spec"][field], *value, "{field}");
+        }
+    }
+    let typed: etcd_operator_api::EtcdCluster = serde_json::from_value(stored).unwrap();
+    let ignored = typed.spec.ignored_fields();
+    let table = std::fs::read_to_string(format!("{ROOT}/docs/compatibility.md")).unwrap();
+    let said = |field: &str| {
+        let last = field.rsplit('.').next().unwrap();
+        table.lines().any(|line| line.contains("FieldIgnored") && line.split(['`', '.']).any(|word| word == last))
+    };
+    for field in &ignored {
+        assert!(said(field), "docs/compatibility.md does not say that {field} is ignored");
+    }
+    assert_eq!(ignored.len(), 11, "{ignored:?}");
+    let spec = &typed.spec;
+    assert!(spec.paused && spec.self_hosted.as_ref().unwrap().skip_boot_member_removal);
+    assert_eq!(spec.pod.as_ref().unwrap().resources.as_ref().unwrap().limits["memory"], "4Gi");
 }
 
 fn bad_clusters(api: &Api) {
@@ -152,6 +186,10 @@ fn immutable_fields(api: &Api) {
         "bootMemberClientEndpoint: cannot be changed",
     );
     patch(r#"{"spec":{"selfHosted":null}}"#, "spec.selfHosted: cannot be taken away");
+    let with_ca = r#"{"spec":{"TLS":{"ca":{"secretName":"one"}}}}"#;
+    api.ok(&["patch", "etcd", "defaults", "-n", "kube-system", "--type=merge", "-p", with_ca], None);
+    patch(r#"{"spec":{"TLS":{"ca":{"secretName":"two"}}}}"#, "spec.TLS.ca: cannot be changed");
+    patch(r#"{"spec":{"TLS":null}}"#, "spec.TLS.ca: cannot be changed");
 }
 
 fn scaling(api: &Api) {
@@ -195,38 +233,39 @@ fn who_may_do_what(api: &Api) {
             .unwrap();
         String::from_utf8_lossy(&out.stdout).trim() == "yes"
     };
-    for (verb, what) in [("list", "etcdmembers"), ("patch", "etcdmembers/status")] {
-        assert!(may(&agent, verb, what, "kube-system"), "the agent must be able to {verb} {what}");
-    }
-    let never = [
-        ("get", "secrets"),
-        ("list", "secrets"),
-        ("get", "secrets/etcd-ca"),
-        ("update", "etcdmembers"),
-        ("delete", "etcdmembers"),
-        ("get", "etcdclusters"),
-        ("create", "pods"),
-        ("get", "configmaps"),
+    // Who, verb, what, and whether.
+    let table = [
+        (&agent, "list", "etcdmembers", true),
+        (&agent, "patch", "etcdmembers/status", true),
+        (&agent, "update", "etcdmembers/status", false),
+        (&agent, "update", "etcdmembers", false),
+        (&agent, "delete", "etcdmembers", false),
+        (&agent, "get", "etcdclusters", false),
+        (&agent, "get", "secrets", false),
+        (&agent, "list", "secrets", false),
+        (&agent, "get", "secrets/etcd-ca", false),
+        (&agent, "create", "pods", false),
+        (&agent, "get", "configmaps", false),
+        (&controller, "get", "secrets/etcd-ca", true),
+        (&controller, "update", "etcdmembers", true),
+        (&controller, "update", "etcdclusters/status", true),
+        (&controller, "create", "leases", true),
+        (&controller, "update", "leases/etcd-operator", true),
+        (&controller, "patch", "configmaps/kube-etcd-endpoints", true),
+        (&controller, "list", "secrets", false),
+        (&controller, "get", "secrets/other", false),
+        (&controller, "patch", "etcdmembers/status", false),
+        (&controller, "delete", "etcdmembers", false),
+        (&controller, "delete", "etcdclusters", false),
+        (&controller, "update", "etcdclusters", false),
+        (&controller, "update", "leases/kube-scheduler", false),
+        // It holds the agents' list of allowed images.
+        (&controller, "patch", "configmaps/etcd-operator", false),
+        (&controller, "create", "pods", false),
     ];
-    for (verb, what) in never {
-        assert!(!may(&agent, verb, what, "kube-system"), "the agent must not {verb} {what}");
-    }
-    for (verb, what) in
-        [("get", "secrets/etcd-ca"), ("update", "etcdmembers"), ("update", "etcdclusters/status"), ("update", "leases")]
-    {
-        assert!(may(&controller, verb, what, "kube-system"), "the controller must be able to {verb} {what}");
-    }
-    let never = [
-        ("list", "secrets"),
-        ("get", "secrets/other"),
-        ("patch", "etcdmembers/status"),
-        ("delete", "etcdmembers"),
-        ("delete", "etcdclusters"),
-        ("update", "etcdclusters"),
-        ("create", "pods"),
-    ];
-    for (verb, what) in never {
-        assert!(!may(&controller, verb, what, "kube-system"), "the controller must not {verb} {what}");
+    for (token, verb, what, wanted) in table {
+        let who = if token == &agent { "agent" } else { "controller" };
+        assert_eq!(may(token, verb, what, "kube-system"), wanted, "the {who}: {verb} {what}");
     }
     assert!(may(&controller, "update", "etcdclusters/status", "default"), "to refuse an EtcdCluster in another namespace");
     assert!(!may(&controller, "get", "secrets/etcd-ca", "default"));

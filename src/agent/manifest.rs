@@ -79,6 +79,16 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat) -> Result<bool
     files::write_if_changed(&args.static_pods().join(format!("etcd-{cluster}.yaml")), text.as_bytes(), files::SECRET)
 }
 
+/// Takes the manifest away; the copy stays. Returns whether there was one.
+pub(crate) fn remove(args: &AgentArgs, cluster: &str) -> Result<bool, Problem> {
+    let path = args.static_pods().join(format!("etcd-{cluster}.yaml"));
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Problem::file("remove", &path, &error)),
+    }
+}
+
 fn digest(inputs: &Inputs<'_>) -> Result<String, Problem> {
     let json = serde_json::to_vec(inputs)
         .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest's inputs: {error}")))?;

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_operator_api::member::{Check, PreflightSpec, PreflightStatus};
+use etcd_operator_api::member::{BootSpec, Check, PreflightSpec, PreflightStatus};
 use futures::future::join_all;
 
+use crate::boot::{self, Place};
 use crate::clock;
 use crate::files;
 use crate::node::AgentArgs;
@@ -26,8 +27,8 @@ const FREE_BYTES: u64 = 1 << 30;
 /// For one TCP connection.
 const REACH: Duration = Duration::from_secs(2);
 
-/// All checks.
-pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec) -> PreflightStatus {
+/// All checks; on boot's node also whether boot's data can be put away.
+pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
     let reach = join_all(spec.reach.iter().map(|address| reach(address))).await;
     let ports = spec.ports.clone();
     let local = tokio::task::spawn_blocking(move || {
@@ -35,6 +36,7 @@ pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec) -> PreflightStatus
         checks.push(fsync(&args));
         checks.push(free(&args));
         checks.push(static_pods(&args));
+        checks.extend(boot.map(|(place, spec)| check("BootData", boot::check(&place, &spec))));
         checks
     });
     let mut checks = local
@@ -169,7 +171,7 @@ mod tests {
         fs::create_dir_all(&args.static_pod_path).unwrap();
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let reach = vec![here.local_addr().unwrap().to_string()];
-        let status = run(args.clone(), PreflightSpec { id: "p1".into(), ports: vec!["127.0.0.1:1".into()], reach }).await;
+        let status = run(args.clone(), PreflightSpec { id: "p1".into(), ports: vec!["127.0.0.1:1".into()], reach }, None).await;
         assert_eq!(status.id, "p1");
         for name in ["Port", "Disk", "Space", "StaticPodPath", "Reach"] {
             assert!(status.checks.iter().any(|check| check.name == name), "{name}");
@@ -187,7 +189,7 @@ mod tests {
         let args = AgentArgs { proc: "/proc".into(), ..testing::args(root.path()) };
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = vec![taken.local_addr().unwrap().to_string()];
-        let status = run(args, PreflightSpec { id: "p2".into(), ports, reach: vec!["127.0.0.1:1".into()] }).await;
+        let status = run(args, PreflightSpec { id: "p2".into(), ports, reach: vec!["127.0.0.1:1".into()] }, None).await;
         let failed: Vec<_> =
             status.checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
         assert_eq!(failed, ["Port", "StaticPodPath", "Reach"]);

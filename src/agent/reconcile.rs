@@ -130,7 +130,9 @@ impl Memory {
             return;
         }
         let (args, wanted) = (self.args.clone(), spec.clone());
-        self.preflight.want(&spec.id, &self.changed, || async move { Ok(preflight::run(args, wanted).await) });
+        let place = Place::new(&self.args, &member.spec.cluster_name, &self.changed);
+        let boot = member.spec.boot.clone().map(|boot| (place, boot));
+        self.preflight.want(&spec.id, &self.changed, || async move { Ok(preflight::run(args, wanted, boot).await) });
         status.preflight = self.preflight.outcome(&spec.id).and_then(Result::ok);
     }
 }
@@ -171,8 +173,13 @@ fn on_disk(args: &AgentArgs, member: &EtcdMember, boot_pki: &std::path::Path) ->
     match spec.role {
         // What runs for boot on this node is none of ours.
         Role::Boot => return seen,
-        // Also after a seat was taken away: nothing is torn down here, the keeper's state says what is left.
-        Role::Candidate => {}
+        Role::Candidate => {
+            if let Some(seat) = &spec.seat
+                && let Err(problem) = seat::give_back(args, member, seat)
+            {
+                seen.problems.push(problem);
+            }
+        }
         Role::Member => match disk::prepare(&paths) {
             Ok(file_system) => {
                 seen.file_system = Some(file_system);

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use etcd_operator_api::member::{EtcdMember, KeeperStatus, OrderSpec, RunSpec, Seat};
 use etcd_operator_keeper::contract::{
-    DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, Run, State,
+    DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, QUOTA_BYTES, Run, State,
 };
 
 use crate::files;
@@ -19,6 +19,22 @@ pub(crate) fn apply(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Resul
     write_order(&paths, member.spec.lineage, &seat.order)?;
     if manifest::apply(args, &member.spec.cluster_name, seat)? {
         tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest written");
+    }
+    Ok(())
+}
+
+/// The seat was given back: its order is to stop, and once no etcd runs any more the pod goes, too. The data and the state stay.
+pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
+    let paths = args.paths(&member.spec.cluster_name);
+    if !paths.order().exists() {
+        return Ok(());
+    }
+    write_order(&paths, member.spec.lineage, &seat.order)?;
+    let state: Option<State> = files::read_json(&paths.state())?;
+    // Without a state no keeper ever ran, nor an etcd.
+    let is_stopped = state.is_none_or(|state| state.phase == Phase::Stopped);
+    if is_stopped && manifest::remove(args, &member.spec.cluster_name)? {
+        tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest removed: the seat was given back");
     }
     Ok(())
 }
@@ -77,6 +93,7 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
         client_url,
         metrics_port,
         client_http_port,
+        max_learners,
         ask,
         bootstrap,
         drain,
@@ -101,7 +118,8 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
             client_url,
             metrics_port,
             client_http_port,
-            quota_backend_bytes: 0,
+            max_learners: u32::from(max_learners),
+            quota_backend_bytes: QUOTA_BYTES,
             heartbeat_ms: 0,
             election_ms: 0,
         },
@@ -181,6 +199,33 @@ mod tests {
         assert_eq!((written(&paths).lineage, written(&paths).sequence), (2, 3));
         spec.sequence = 100;
         assert!(write_order(&paths, 1, &spec).is_err());
+    }
+
+    #[test]
+    fn a_seat_that_is_given_back_leaves_its_pod_until_etcd_has_stopped() {
+        let root = tempfile::tempdir().unwrap();
+        let args = testing::args(root.path());
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        let mut member = testing::member();
+        let paths = args.paths(&member.spec.cluster_name);
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let mut seat = member.spec.seat.clone().unwrap();
+        manifest::apply(&args, &member.spec.cluster_name, &seat).unwrap();
+        write_order(&paths, member.spec.lineage, &seat.order).unwrap();
+        let pod = args.static_pods().join(format!("etcd-{}.yaml", member.spec.cluster_name));
+
+        member.spec.role = etcd_operator_api::member::Role::Candidate;
+        (seat.order.run, seat.order.sequence) = (RunSpec::Stop, seat.order.sequence + 1);
+        member.spec.seat = Some(seat.clone());
+        crate::validate::validate(&member, &args).unwrap();
+        for (phase, stays) in [(Phase::Running, true), (Phase::Draining, true), (Phase::Stopped, false)] {
+            files::write_json(&paths.state(), &State { phase, ..State::default() }, files::SECRET).unwrap();
+            give_back(&args, &member, &seat).unwrap();
+            assert_eq!(pod.exists(), stays, "{phase:?}");
+            assert_eq!(written(&paths).run, Run::Stop);
+        }
+        // Given away again: the very same pod.
+        assert!(manifest::apply(&args, &member.spec.cluster_name, &seat).unwrap());
     }
 
     #[test]

@@ -78,14 +78,20 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// Established connections of each listener, per remote IP.
+/// Established connections of each listener, per remote IP. Those that came over loopback to the same port stand under the loopback address.
 #[must_use]
 pub fn clients(sockets: &[Socket], listeners: &[SocketAddr]) -> Vec<ClientCount> {
     listeners
         .iter()
         .map(|listener| {
             let mut remotes = BTreeMap::new();
-            for socket in sockets.iter().filter(|socket| socket.state == SocketState::Established && socket.local == *listener) {
+            let is_here = |socket: &&Socket| {
+                let local = socket.local;
+                socket.state == SocketState::Established
+                    && local.port() == listener.port()
+                    && (local.ip() == listener.ip() || local.ip().is_loopback())
+            };
+            for socket in sockets.iter().filter(is_here) {
                 *remotes.entry(socket.remote.ip().to_string()).or_insert(0) += 1;
             }
             ClientCount { listener: listener.to_string(), remotes }
@@ -183,6 +189,15 @@ mod tests {
         assert_eq!(counts[1].remotes, BTreeMap::from([("2001:db8::2".to_owned(), 1)]));
         // A listener without clients is reported too: "none" is not "not looked".
         assert!(counts[2].remotes.is_empty());
+    }
+
+    #[test]
+    fn clients_over_loopback_stand_apart() {
+        let loopback = "  sl
+   0: 0100007F:094B 0100007F:D431 01 00000000:00000000 02:000005D6 00000000     0        0 101 2 0000000000000000 20 4 30 10 -1
+   1: 0100007F:094C 0100007F:D432 01 00000000:00000000 02:000005D6 00000000     0        0 102 2 0000000000000000 20 4 30 10 -1";
+        let counts = clients(&parse(loopback), &[at("192.0.2.11:2379")]);
+        assert_eq!(counts[0].remotes, BTreeMap::from([("127.0.0.1".to_owned(), 1)]));
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(crate) fn member() -> EtcdMember {
                     client_url: "https://192.0.2.11:2379".into(),
                     metrics_port: 2381,
                     client_http_port: 2382,
+                    max_learners: 0,
                     ask: vec!["https://192.0.2.10:12379".into()],
                     bootstrap: None,
                     drain: None,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootSpec, Certificates, EtcdMember, OrderSpec, PreflightSpec, Role, Seat};
+use etcd_operator_api::member::{BootSpec, Certificates, EtcdMember, OrderSpec, PreflightSpec, Role, RunSpec, Seat};
 
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
@@ -18,6 +18,8 @@ const ID: usize = 63;
 const ENTRIES: usize = 64;
 /// Longest annotation.
 const ANNOTATION: usize = 4096;
+/// More members than any etcd has.
+const MAX_MEMBERS: u16 = 64;
 /// Longest PEM of one kind.
 const PEM: usize = 64 * 1024;
 
@@ -45,7 +47,13 @@ pub fn validate(member: &EtcdMember, args: &AgentArgs) -> Result<(), Problem> {
         (Role::Boot, None, Some(boot)) => check_boot(boot)?,
         (Role::Boot, _, None) => return Err(bad("spec.boot", "is needed with role Boot")),
         (Role::Candidate, None, None) => {}
-        (_, Some(_), _) => return Err(bad("spec.seat", "is only for role Member")),
+        (Role::Candidate, Some(seat), None) if seat.order.run == RunSpec::Stop => {
+            check_seat(seat, &spec.node_name, spec.generation, args)?;
+        }
+        (Role::Candidate, Some(_), None) => {
+            return Err(bad("spec.seat.order.run", "must be Stop with role Candidate: the seat was given back"));
+        }
+        (_, Some(_), _) => return Err(bad("spec.seat", "is only for roles Member and Candidate")),
         (_, _, Some(_)) => return Err(bad("spec.boot", "is only for role Boot")),
     }
     addresses("spec.countClients", &spec.count_clients)?;
@@ -80,6 +88,9 @@ fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Res
 fn check_order(order: &OrderSpec, node: &str, generation: i64) -> Result<(), Problem> {
     if order.sequence < 0 {
         return Err(bad("spec.seat.order.sequence", "must not be negative"));
+    }
+    if order.max_learners > MAX_MEMBERS {
+        return Err(bad("spec.seat.order.maxLearners", &format!("must be 0 to {MAX_MEMBERS}")));
     }
     name("spec.seat.order.memberName", &order.member_name)?;
     // It names a directory beside the archive and other members: exactly this one, nothing that merely looks like a name.

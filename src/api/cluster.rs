@@ -35,6 +35,8 @@ use crate::condition::Condition;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(oldSelf.selfHosted) || has(self.selfHosted)")
     .message("spec.selfHosted: cannot be taken away; the cluster's API server depends on this etcd"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.TLS) || !has(oldSelf.TLS.ca) || (has(self.TLS) && has(self.TLS.ca) && self.TLS.ca == oldSelf.TLS.ca)")
+    .message("spec.TLS.ca: cannot be changed yet; members that trust different CAs could not talk to each other"))]
 pub struct EtcdClusterSpec {
     /// Number of members, 1 to 9; odd is best. `kubectl scale` changes it.
     #[serde(default = "default_size")]
@@ -170,9 +172,7 @@ pub struct SelfHosted {
 }
 
 /// Certificates.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[x_kube(validation = Rule::new("!has(oldSelf.ca) || (has(self.ca) && self.ca == oldSelf.ca)")
-    .message("spec.TLS.ca: cannot be changed yet; members that trust different CAs could not talk to each other"))]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct TlsPolicy {
     /// The CA that signs the members' certificates. In a pivot it must be the one that boot trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]

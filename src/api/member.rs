@@ -136,6 +136,9 @@ pub struct OrderSpec {
     pub metrics_port: u16,
     /// Loopback port of etcd's HTTP gateway.
     pub client_http_port: u16,
+    /// etcd's `--max-learners`: boot's, since all members must have the same. 0 = 9.
+    #[serde(default)]
+    pub max_learners: u16,
     /// Client endpoints at which the keeper asks for the member list.
     #[serde(default)]
     pub ask: Vec<String>,
@@ -315,6 +318,9 @@ pub struct BootStatus {
     /// Path of boot's static manifest on the node, if it is a static pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
+    /// Boot's `--max-learners`, if it is a static pod; 1 where it has no such flag (etcd's default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_learners: Option<u16>,
     /// Whether boot's etcd process was found and can be signalled.
     #[serde(default)]
     pub process_found: bool,

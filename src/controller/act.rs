@@ -3,6 +3,7 @@
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
+use etcd_operator_etcd::peer;
 use etcd_operator_plan::{self as plan, Gate, NodeName, Step};
 use kube::ResourceExt;
 
@@ -59,13 +60,13 @@ fn seat_of<'a>(view: &'a View, node: &NodeName) -> Result<(&'a EtcdMember, &'a S
     Ok((member, seat))
 }
 
-/// Ordering the snapshot under one ID for good: it is taken once, before the first change.
+/// Ordering the snapshot under one ID per pivot: it is taken once, before the first change.
 async fn snapshot_boot(context: &Context, view: &View) -> Result<(), ControllerError> {
     let Some(member) = view.boot_member() else { return Ok(()) };
-    let cluster = view.etcd.as_ref().map(|r| r.cluster_id.to_string()).unwrap_or_default();
+    let id = members::unique("pre-pivot");
     members::change(context, member, |spec| {
         if let Some(boot) = &mut spec.boot {
-            boot.snapshot = Some(format!("pre-pivot-{cluster}"));
+            boot.snapshot.get_or_insert_with(|| id.clone());
         }
     })
     .await
@@ -74,6 +75,7 @@ async fn snapshot_boot(context: &Context, view: &View) -> Result<(), ControllerE
 
 async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Result<(), ControllerError> {
     let nonce = members::unique("seat");
+    let max_learners = max_learners(view);
     for name in nodes {
         let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
         let Some(member) = view.member_of(&name.0) else { continue };
@@ -100,6 +102,7 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
                 client_url: format!("https://{ip}:{}", members::CLIENT_PORT),
                 metrics_port: members::METRICS_PORT,
                 client_http_port: members::CLIENT_HTTP_PORT,
+                max_learners,
                 ask: Vec::new(),
                 bootstrap: None,
                 drain: None,
@@ -116,6 +119,13 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         .await?;
     }
     Ok(())
+}
+
+/// What the members that are there have, boot among them: see the keeper's contract.
+fn max_learners(view: &View) -> u16 {
+    let of_seat = view.seats().into_iter().find_map(|m| m.spec.seat.as_ref()).map(|s| s.order.max_learners);
+    let of_boot = view.boot_member().and_then(|b| b.status.as_ref()?.boot.as_ref()?.max_learners);
+    of_seat.or(of_boot).unwrap_or(0)
 }
 
 /// One more than any generation of this node that is known: never reused. The disk's part of the maximum is the keeper's: it refuses a
@@ -245,8 +255,7 @@ async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> R
             return Ok(Err(Failure::NotYet(format!("{} has been connected for less than 6 s", member.name))));
         }
     }
-    // A learner takes no writes, and tells no hash to clients: at size 1 its log position stands for both (rule 3), and etcd's own
-    // InitialCorruptCheck compared its store when it started.
+    // A learner takes no writes and tells clients no hash; its peers it does (below).
     let mut voters = Vec::new();
     for (member, status) in reading.members.iter().filter(|(m, _)| !m.is_learner) {
         let Some(url) = member.client_urls.first() else { continue };
@@ -261,7 +270,10 @@ async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> R
             return Ok(Err(Failure::NotYet(format!("no write through {id}: {error}"))));
         }
     }
-    let Some(revision) = voters.iter().map(|(_, revision, _)| *revision).min() else {
+    let learners: Vec<_> =
+        reading.members.iter().filter(|(m, _)| m.is_learner).filter_map(|(m, s)| Some((m, s.as_ref()?.revision))).collect();
+    let revisions = voters.iter().map(|(_, revision, _)| *revision).chain(learners.iter().map(|(_, revision)| *revision));
+    let Some(revision) = revisions.min() else {
         return Ok(Err(Failure::NotYet("no voter answers".into())));
     };
     let mut hashes = Vec::new();
@@ -269,6 +281,13 @@ async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> R
         match client.hash_kv(revision).await {
             Ok(hash) => hashes.push((*id, hash)),
             Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {id}: {error}")))),
+        }
+    }
+    for (learner, _) in &learners {
+        let Some((url, (_, _, tls))) = learner.peer_urls.first().zip(memory.ca.as_ref()) else { continue };
+        match peer::hash_kv(url, tls, reading.cluster_id, revision).await {
+            Ok(hash) => hashes.push((learner.id, hash)),
+            Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {}: {error}", learner.id)))),
         }
     }
     let Some((_, first)) = hashes.first() else { return Ok(Ok(())) };

@@ -30,20 +30,33 @@ pub(crate) async fn transfer(view: &View, memory: &mut Memory, from: MemberId, t
     let (Some(old), Some(new)) = (url(from), url(to)) else { return Ok(Outcome::NotYet) };
     let (old, new) = (etcd::client(memory, &old).await?, etcd::client(memory, &new).await?);
     let started = clock::instant();
-    let quiet = clock::within(QUIET_WITHIN, quiet_moment(&old, &new)).await.is_some();
-    tracing::info!(quiet, ms = started.elapsed().as_millis(), "moving the leadership");
+    let moment = clock::within(QUIET_WITHIN, quiet_moment(&old, &new)).await;
+    if moment == Some(Moment::Silent) {
+        // A successor that has just died would leave the cluster without a leader for an election.
+        return Ok(Outcome::NotYet);
+    }
+    tracing::info!(quiet = moment.is_some(), ms = started.elapsed().as_millis(), "moving the leadership");
     passing("MoveLeader", old.move_leader(to).await)
 }
 
-/// Returns at a quiet moment, or when the leader no longer answers.
-async fn quiet_moment(leader: &EtcdClient, successor: &EtcdClient) {
+/// Why the search for a moment ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Now is one.
+    Quiet,
+    /// Leader or successor does not answer.
+    Silent,
+}
+
+/// Returns at a quiet moment, or when one of the two no longer answers.
+async fn quiet_moment(leader: &EtcdClient, successor: &EtcdClient) -> Moment {
     let mut last: Option<(u64, Instant)> = None;
     let mut long_gaps = 0;
     loop {
         let asked = clock::instant();
         let (Ok(status), Ok(_)) = tokio::join!(leader.status(Duration::from_secs(1)), successor.status(Duration::from_secs(1)))
         else {
-            return;
+            return Moment::Silent;
         };
         let now = clock::instant();
         if now - asked > PROMPT {
@@ -52,7 +65,7 @@ async fn quiet_moment(leader: &EtcdClient, successor: &EtcdClient) {
         match last {
             Some((index, at)) if index == status.raft_index => {
                 if now - at >= IDLE && now - asked <= PROMPT {
-                    return;
+                    return Moment::Quiet;
                 }
                 continue;
             }
@@ -65,7 +78,7 @@ async fn quiet_moment(leader: &EtcdClient, successor: &EtcdClient) {
         }
         last = Some((status.raft_index, now));
         if long_gaps >= QUIET_GAPS {
-            return;
+            return Moment::Quiet;
         }
     }
 }

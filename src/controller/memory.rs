@@ -1,6 +1,6 @@
 //! What a controller remembers between passes. All of it may be lost at any time: it is then read or checked again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use etcd_operator_etcd::client::{EtcdClient, Tls};
@@ -29,10 +29,25 @@ pub(crate) struct Memory {
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
     /// The preflight under way: its ID, and when it was asked for (ms).
     pub(crate) preflight: Option<(String, u64)>,
+    /// What failed in the preflight before it, which is being repeated.
+    pub(crate) preflight_failed: Option<String>,
+    /// Since when boot has been seen signalled, ms.
+    pub(crate) signalled_since: Option<u64>,
+    /// The endpoints that this process has published.
+    pub(crate) published: Vec<String>,
+    /// Nodes whose certificate requests cannot be signed, and why.
+    pub(crate) unsigned: BTreeMap<String, String>,
     /// Since when all new members have been listening (ms), as long as the status does not say it.
     pub(crate) listening_since: Option<u64>,
     /// Nonce of the clients' count under way.
     pub(crate) count: Option<String>,
     /// Text of the last Event, so that one is not repeated.
     pub(crate) last_event: String,
+}
+
+impl Memory {
+    /// The pivot was aborted: the next one begins anew.
+    pub(crate) fn forget_pivot(&mut self) {
+        (self.preflight, self.preflight_failed, self.listening_since, self.count, self.gate) = (None, None, None, None, None);
+    }
 }

@@ -246,8 +246,8 @@ pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
             preflight_only: hosted.preflight_only,
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
-        seats: view.seats().into_iter().map(|m| super::structure::seat(view, m)).collect(),
-        boot: super::structure::boot(view),
+        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m)).collect(),
+        boot: super::structure::boot(view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {
                 cluster: plan::ClusterId(reading.cluster_id.0),
@@ -295,7 +295,7 @@ pub(crate) fn is_fresh(member: &EtcdMember) -> bool {
 fn listed(memory: &Memory, member: &etcd_operator_etcd::client::Member, status: Option<&MemberStatus>) -> plan::EtcdMember {
     let health = match status {
         None => plan::EtcdHealth::Unknown,
-        Some(s) if s.leader.is_none() || !s.errors.is_empty() => plan::EtcdHealth::Unhealthy,
+        Some(s) if !s.is_healthy() => plan::EtcdHealth::Unhealthy,
         Some(s) => {
             let samples = memory.lags.get(&member.id.0).map(Vec::as_slice).unwrap_or_default();
             let lag = match samples {

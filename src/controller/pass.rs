@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use etcd_operator_api::cluster::Intent;
-use etcd_operator_plan::{Plan, Step};
+use etcd_operator_plan::{Observed, Plan, Step};
 
 use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::{View, endpoints, observe, observed};
-use super::{Context, ControllerError, act, endpoints as published, etcd, status, structure};
+use super::{Context, ControllerError, act, endpoints as published, etcd, preflight, status, structure};
 use crate::clock;
 
 /// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
@@ -21,19 +21,24 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
-    if !view.cluster.spec.paused && structure::ensure(context, &view).await? > 0 {
+    if !view.cluster.spec.paused && structure::ensure(context, &view, memory).await? > 0 {
         return Ok(Some(AFTER_STEP));
     }
+    structure::note_signal(&view, memory);
     let seen = observed(&view, memory);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
-    let new = status::compute(context, &view, memory, &seen, &plan);
-    let written = status::write(context, &view, new, &plan, memory).await?;
     if view.etcd.is_ok() {
-        published::publish(context, &view).await?;
+        published::publish(context, &view, memory).await?;
     }
+    let new = status::compute(context, &view, memory, &seen, &plan);
+    if new.pivot.as_ref().is_some_and(|p| p.phase == "Aborted") {
+        memory.forget_pivot();
+    }
+    let written = status::write(context, &view, new, &plan, memory).await?;
+    preflight::repeat(context, &view, memory, &seen.preflight).await?;
     match &plan {
-        Plan::Do(step) if step.is_disruptive() => disruptive(context, &view, memory, step, written).await.map(Some),
+        Plan::Do(step) if step.is_disruptive() => disruptive(context, &view, &seen, memory, step, written).await.map(Some),
         Plan::Do(step) => {
             tracing::info!(cluster = name, step = ?step, "step");
             act::act(context, &view, memory, step).await?;
@@ -50,6 +55,7 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
 async fn disruptive(
     context: &Context,
     view: &View,
+    seen: &Observed,
     memory: &mut Memory,
     step: &Step,
     object: etcd_operator_api::EtcdCluster,
@@ -81,7 +87,7 @@ async fn disruptive(
     tracing::info!(cluster = %view.name(), step = ?step, "step");
     let done = act::act(context, view, memory, step).await;
     if !matches!(done, Ok(Outcome::NotYet)) {
-        status::event(context, view, step, done.as_ref().err()).await;
+        status::event(context, view, seen, step, done.as_ref().err()).await;
     }
     Ok(match done? {
         Outcome::Done => AFTER_STEP,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_api::member::{EtcdMember, PreflightSpec};
+use etcd_operator_keeper::contract::QUOTA_BYTES;
 use etcd_operator_plan::{HoldReason, Preflight, Readiness};
 use kube::ResourceExt;
 use semver::Version;
@@ -13,10 +14,14 @@ use super::{Context, ControllerError, members};
 
 /// The oldest boot etcd that is accepted: the first 3.5 from which etcd's own upgrade path to 3.6 is safe (lessons, "etcd facts").
 const OLDEST_BOOT: Version = Version::new(3, 5, 26);
+/// The part of the quota that boot's database may have, %: what is written during the pivot comes on top.
+const MOST_OF_QUOTA: u64 = 80;
 /// How far a node's clock may be from the controller's, ms. A certificate begins 5 min in the past; etcd itself warns at 1 s.
 const CLOCK_SKEW_MS: u64 = 10_000;
 /// How long an agent may take before it is named as silent, ms.
 const AGENT_ANSWERS_MS: u64 = 60_000;
+/// How soon failed checks are made again, ms: what was wrong may have been put right.
+const REPEAT_AFTER_MS: u64 = 30_000;
 
 /// What is known of the preflight.
 pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
@@ -27,9 +32,12 @@ pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
         return Preflight::Failed { reason, message };
     }
     let Some((id, asked_ms)) = &memory.preflight else { return Preflight::NotRun };
+    // Checks that are made again change nothing until all have answered.
+    let before =
+        memory.preflight_failed.clone().map(|message| Preflight::Failed { reason: HoldReason::PreflightFailed, message });
     let was_asked = |m: &&EtcdMember| m.spec.preflight.as_ref().is_some_and(|p| p.id == *id);
     if !asked(view).iter().all(was_asked) {
-        return Preflight::NotRun;
+        return before.unwrap_or(Preflight::NotRun);
     }
     let mut silent = Vec::new();
     let mut failed = Vec::new();
@@ -67,7 +75,17 @@ pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
         );
         return Preflight::Failed { reason: HoldReason::PreflightFailed, message };
     }
-    Preflight::Pending { missing: silent.join(", ") }
+    before.unwrap_or_else(|| Preflight::Pending { missing: silent.join(", ") })
+}
+
+/// Asks the agents once more, some time after a check on a node failed.
+pub(crate) async fn repeat(context: &Context, view: &View, memory: &mut Memory, seen: &Preflight) -> Result<(), ControllerError> {
+    let Preflight::Failed { reason: HoldReason::PreflightFailed, message } = seen else { return Ok(()) };
+    if memory.preflight.as_ref().is_some_and(|(_, asked_ms)| view.now_ms.saturating_sub(*asked_ms) > REPEAT_AFTER_MS) {
+        start(context, view, memory).await?;
+        memory.preflight_failed = Some(message.clone());
+    }
+    Ok(())
 }
 
 /// The EtcdMembers whose agents are asked: ready eligible nodes, and boot's.
@@ -161,6 +179,17 @@ fn of_boot(view: &View) -> Option<(HoldReason, String)> {
             ),
         ));
     }
+    let bytes = u64::try_from(status.as_ref()?.db_size).unwrap_or(0);
+    if bytes > QUOTA_BYTES / 100 * MOST_OF_QUOTA {
+        return Some((
+            HoldReason::PreflightFailed,
+            format!(
+                "boot's database has {} MiB, more than {MOST_OF_QUOTA} % of the members' quota of {} MiB, at which etcd stops all writes; compact and defragment boot first",
+                bytes >> 20,
+                QUOTA_BYTES >> 20
+            ),
+        ));
+    }
     let version = status.as_ref()?.version.parse::<Version>().ok()?;
     if version < OLDEST_BOOT {
         return Some((HoldReason::BootTooOld, format!("boot runs etcd {version}; upgrade it to {OLDEST_BOOT} or newer first")));
@@ -215,6 +244,7 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
         .await?;
     }
     memory.preflight = Some((id, view.now_ms));
+    memory.preflight_failed = None;
     Ok(())
 }
 

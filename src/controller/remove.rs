@@ -1,7 +1,7 @@
 //! Drain, remove, kill (design D7.5): the one way in which a living member leaves.
 //!
 //! We hold a watch open on the member, so that its drain goes on; the one beside it (boot's agent, a member's keeper) sends SIGTERM; the
-//! closed listener is the sign; MemberRemove follows at once, with a deadline. Whoever signalled asks the other members himself and kills
+//! closed listener is the sign; MemberRemove follows as soon as requests in flight can be done, with a deadline. Whoever signalled asks the other members himself and kills
 //! the process when it is no longer listed, or starts it again after 10 s. Nothing between signal and kill goes through the API.
 
 use std::net::SocketAddr;
@@ -25,6 +25,9 @@ const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
 /// How often the listener is tried.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// What requests in flight get to finish between the signal and the removal: once that is applied, the others turn the member away (410
+/// Gone) and it stops its raft at once, drain or not. Seen on the bed as "raft: stopped". It votes on meanwhile, as the watch is open.
+const FINISH_WITHIN: Duration = Duration::from_millis(400);
 /// How long the watch is held open after the removal, so that requests in flight can finish.
 const HOLD_AFTER: Duration = Duration::from_millis(300);
 
@@ -57,8 +60,13 @@ pub(crate) async fn boot(
         cluster_id: reading.cluster_id.to_string(),
         ask: leaving.others.iter().map(|c| c.endpoint().to_owned()).collect(),
     };
-    // If boot doesn't answer, there is nothing to drain.
+    // If boot doesn't answer, there is nothing to drain. If it does, no stream, no SIGTERM: its vote would end at once.
+    let answers = view.status_of(id).is_some();
     let watch = leaving.client.hold_watch().await;
+    if answers && let Err(error) = &watch {
+        tracing::info!(error = %error, "boot's drain could not be held open; trying again");
+        return Ok(Outcome::NotYet);
+    }
     let member = members::change(context, member, |spec| {
         if let Some(boot) = &mut spec.boot {
             boot.drain = Some(drain.clone());
@@ -67,9 +75,15 @@ pub(crate) async fn boot(
     .await?;
     let signalled = signal_of_boot(context, &member, &drain.id, leaving.address).await;
     let Some(at) = signalled else {
-        tracing::warn!("boot was not signalled in time, the order is taken back");
-        return take_back(context, &member).await.map(|()| Outcome::NotYet);
+        tracing::warn!(answers, "boot was not signalled in time, the order is taken back");
+        take_back(context, &member).await?;
+        if answers {
+            return Ok(Outcome::NotYet);
+        }
+        // Neither it nor anybody beside it answers: its node is off. The gate was passed without it, and a dead voter is a risk for the rest.
+        return remove_now(&leaving, clock::instant()).await;
     };
+    clock::sleep(FINISH_WITHIN).await;
     let removed = remove_now(&leaving, at).await;
     clock::sleep(HOLD_AFTER).await;
     drop(watch);
@@ -213,7 +227,11 @@ pub(crate) async fn member(
     }
     let leaving = leaving(view, memory, id).await?;
     let watch = leaving.client.hold_watch().await;
-    members::change(context, object, |spec| {
+    if let Err(error) = &watch {
+        tracing::info!(member = %id, error = %error, "the member's drain could not be held open; trying again");
+        return Ok(Outcome::NotYet);
+    }
+    let object = members::change(context, object, |spec| {
         if let Some(seat) = &mut spec.seat {
             seat.order.sequence += 1;
             seat.order.drain = Some(members::unique("drain"));
@@ -227,10 +245,21 @@ pub(crate) async fn member(
         }
     });
     if closed.await.is_none() {
-        tracing::warn!(member = %id, "the member was not signalled in time; its keeper starts it again if it was");
+        tracing::warn!(member = %id, "the member was not signalled in time, the order is taken back; its keeper starts it again if it was");
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let fresh = context.members().get(&name).await.map_err(api_error("reading an EtcdMember"))?;
+        members::change(context, &fresh, |spec| {
+            if let Some(seat) = &mut spec.seat {
+                seat.order.sequence += 1;
+                seat.order.drain = None;
+            }
+        })
+        .await?;
         return Ok(Outcome::NotYet);
     }
-    let removed = remove_now(&leaving, clock::instant()).await;
+    let at = clock::instant();
+    clock::sleep(FINISH_WITHIN).await;
+    let removed = remove_now(&leaving, at).await;
     clock::sleep(HOLD_AFTER).await;
     drop(watch);
     removed

@@ -3,7 +3,7 @@
 use etcd_operator_api::cluster::{Intent, Members, PivotStatus};
 use etcd_operator_api::condition::{self, Condition};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
-use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Step, Tolerance, WaitFor};
+use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Readiness, Step, Tolerance, WaitFor};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
@@ -25,7 +25,7 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
     if let Ok(reading) = &view.etcd {
         let boot = view.boot_id();
         let ready = |(m, s): &&(etcd_operator_etcd::client::Member, Option<etcd_operator_etcd::client::MemberStatus>)| {
-            !m.is_learner && s.as_ref().is_some_and(|s| s.leader.is_some() && s.errors.is_empty())
+            !m.is_learner && s.as_ref().is_some_and(etcd_operator_etcd::client::MemberStatus::is_healthy)
         };
         let name = |m: &etcd_operator_etcd::client::Member| if m.name.is_empty() { m.id.to_string() } else { m.name.clone() };
         status.members = Members {
@@ -47,11 +47,8 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
             let pivot = status.pivot.get_or_insert_default();
             pivot.boot_member_id = pivot.boot_member_id.take().or_else(|| boot.map(|id| id.to_string()));
         }
-    } else {
-        status.size = 0;
-        status.members.unready.append(&mut status.members.ready);
-        status.members.unready.sort();
     }
+    // What was not read stays as it was: that nobody could ask is not that nobody serves.
     if view.boot_endpoint().is_some() {
         pivot(view, memory, seen, plan, status.pivot.get_or_insert_default());
     }
@@ -74,9 +71,13 @@ fn count(n: usize) -> i32 {
 /// The reason and the message. Before etcd was ever seen, a missing answer is boot's.
 fn words(view: &View, seen: &Observed, plan: &Plan) -> (String, String) {
     match plan {
-        Plan::Do(step) => (String::new(), step_words(step)),
-        Plan::Wait { what, .. } => (what.to_string(), wait_words(seen, *what)),
-        Plan::Hold { reason: HoldReason::EtcdUnreachable, .. } if view.status.cluster_id.is_none() => unreachable_boot(view),
+        Plan::Do(step) => (String::new(), step_words(seen, step)),
+        Plan::Wait { what, .. } => (what.to_string(), wait_words(view, seen, *what)),
+        Plan::Hold { reason: HoldReason::EtcdUnreachable, next_step } => match &view.ca {
+            Err(why) => (HoldReason::CaSecretUnusable.to_string(), why.clone()),
+            Ok(_) if view.status.cluster_id.is_none() => unreachable_boot(view),
+            Ok(_) => (HoldReason::EtcdUnreachable.to_string(), next_step.clone()),
+        },
         Plan::Hold { reason, next_step } => (reason.to_string(), next_step.clone()),
         Plan::Done => (String::new(), String::new()),
     }
@@ -85,9 +86,6 @@ fn words(view: &View, seen: &Observed, plan: &Plan) -> (String, String) {
 fn unreachable_boot(view: &View) -> (String, String) {
     let endpoint = view.boot_endpoint().unwrap_or_default();
     let why = view.etcd.as_ref().err().cloned().unwrap_or_default();
-    if let Err(why) = &view.ca {
-        return (HoldReason::CaSecretUnusable.to_string(), why.clone());
-    }
     if is_distrust(&why) {
         return (
             HoldReason::CaNotTrustedByBoot.to_string(),
@@ -101,7 +99,7 @@ fn unreachable_boot(view: &View) -> (String, String) {
     (HoldReason::BootUnreachable.to_string(), format!("no answer from boot: {why}; {advice}"))
 }
 
-fn step_words(step: &Step) -> String {
+fn step_words(seen: &Observed, step: &Step) -> String {
     match step {
         Step::RunPreflight => "asking the agents to check their nodes".into(),
         Step::SnapshotBoot => "having a snapshot of boot taken".into(),
@@ -110,7 +108,12 @@ fn step_words(step: &Step) -> String {
         }
         Step::AddLearner { node } => format!("adding a learner on {node}"),
         Step::StartMember { node, .. } => format!("starting the member on {node}"),
-        Step::CountClients => "counting the clients of boot and of the new members".into(),
+        Step::CountClients => match &seen.clients {
+            etcd_operator_plan::ClientCounts::Unknown { missing } => {
+                format!("counting the clients of boot and of the new members: {missing}")
+            }
+            etcd_operator_plan::ClientCounts::Known { .. } => "counting the clients of boot and of the new members".into(),
+        },
         Step::Promote { node, .. } => format!("promoting the learner on {node}"),
         Step::CheckGate => "comparing the members' data, writing and reading through each".into(),
         Step::MoveLeader { to, .. } => format!("moving the leadership to {to}"),
@@ -122,15 +125,15 @@ fn step_words(step: &Step) -> String {
     }
 }
 
-fn wait_words(seen: &Observed, what: WaitFor) -> String {
+fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String {
     match what {
         WaitFor::Unpause => "spec.paused is true".into(),
-        WaitFor::Agents => "agents that have not answered yet".into(),
+        WaitFor::Agents => format!("waiting for the agents on {}", silent_agents(seen)),
         WaitFor::PreflightChecks => match &seen.preflight {
             Preflight::Pending { missing } => format!("waiting for the checks of {missing}"),
             Preflight::NotRun | Preflight::Passed | Preflight::Failed { .. } => String::new(),
         },
-        WaitFor::BootSnapshot => "a snapshot of boot is being taken on its node".into(),
+        WaitFor::BootSnapshot => with_boots_words(view, "a snapshot of boot is being taken on its node"),
         WaitFor::MembersPrepared => {
             let missing = |s: &etcd_operator_plan::Seat| match &s.keeper {
                 etcd_operator_plan::KeeperView::NotPrepared { why } => Some(format!("{}: {why}", s.node)),
@@ -138,18 +141,77 @@ fn wait_words(seen: &Observed, what: WaitFor) -> String {
             };
             seen.seats.iter().filter_map(missing).collect::<Vec<_>>().join("; ")
         }
-        WaitFor::LearnerStarts => "a learner was added and is starting".into(),
-        WaitFor::LearnerCatchesUp => "a learner is receiving the data".into(),
-        WaitFor::VotersHealthy => "not all voters are healthy".into(),
-        WaitFor::ApiServersConnect => "the API servers have not all connected to the new members yet".into(),
+        WaitFor::LearnerStarts => format!("a learner was added and is starting: {}", learners(view, seen)),
+        WaitFor::LearnerCatchesUp => format!("a learner is receiving the data: {}", learners(view, seen)),
+        WaitFor::VotersHealthy => match unhealthy_voters(view, seen).as_slice() {
+            [] => "not all voters are healthy, or nobody is seen to lead".into(),
+            names => format!("not all voters are healthy: {}", names.join("; ")),
+        },
+        WaitFor::ApiServersConnect => match lacking(seen).as_slice() {
+            [] => "the clients of boot and of the new members are being counted".into(),
+            remotes => format!(
+                "clients that have fewer connections to a new member than to boot: {} (waited for until all members have listened for 145 s)",
+                remotes.join(", ")
+            ),
+        },
         WaitFor::BootRemovalGate => match &seen.gate {
             etcd_operator_plan::Gate::NotYet { why, .. } => why.clone(),
             _ => String::new(),
         },
-        WaitFor::BootDrain => "boot was told to stop".into(),
-        WaitFor::BootTombstone => "boot's manifest is being put away".into(),
+        WaitFor::BootDrain => with_boots_words(view, "boot was told to stop"),
+        WaitFor::BootTombstone => with_boots_words(view, "boot's manifest and data are being put away"),
         WaitFor::MemberDrain => "a member was told to stop".into(),
     }
+}
+
+/// With what boot's agent says.
+fn with_boots_words(view: &View, text: &str) -> String {
+    let Some(member) = view.boot_member() else { return text.to_owned() };
+    let said = member.status.as_ref().and_then(|s| s.boot.as_ref()).map(|b| b.message.as_str()).unwrap_or_default();
+    let node = &member.spec.node_name;
+    if said.is_empty() { format!("{text} ({node})") } else { format!("{text} ({node}: {said})") }
+}
+
+fn silent_agents(seen: &Observed) -> String {
+    let silent =
+        |n: &&etcd_operator_plan::Node| n.agent == etcd_operator_plan::AgentView::Silent || n.readiness == Readiness::NotReady;
+    seen.nodes.iter().filter(silent).map(|n| n.name.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The seats whose member is no voter yet, and what their keepers say.
+fn learners(view: &View, seen: &Observed) -> String {
+    let etcd_operator_plan::Etcd::Known { members, .. } = &seen.etcd else { return String::new() };
+    let is_learner = |s: &&etcd_operator_plan::Seat| members.iter().any(|m| m.is_learner && m.peer_urls.contains(&s.peer_url));
+    let words = |s: &etcd_operator_plan::Seat| {
+        let status = view.member_of(&s.node.0).and_then(|m| m.status.clone()).unwrap_or_default();
+        let keeper = status.keeper.filter(|k| !k.message.is_empty());
+        let said = keeper.map(|k| format!(" ({}: {})", k.reason, k.message)).unwrap_or_default();
+        format!("{}{said}", s.node)
+    };
+    seen.seats.iter().filter(is_learner).map(words).collect::<Vec<_>>().join("; ")
+}
+
+/// Voters that did not answer or complain, by name and node.
+fn unhealthy_voters(view: &View, seen: &Observed) -> Vec<String> {
+    let etcd_operator_plan::Etcd::Known { members, .. } = &seen.etcd else { return Vec::new() };
+    let words = |m: &etcd_operator_plan::EtcdMember| {
+        let name = if m.name.is_empty() { m.id.to_string() } else { m.name.clone() };
+        let errors = view.status_of(etcd_operator_etcd::ids::MemberId(m.id.0)).map(|s| s.errors.join(", "));
+        match (m.health, errors) {
+            // Alarms of another member, or NOSPACE: it votes, but somebody has to look.
+            (_, Some(errors)) if !errors.is_empty() => Some(format!("{name} says: {errors}")),
+            (etcd_operator_plan::EtcdHealth::Healthy { .. }, _) => None,
+            (_, Some(_)) => Some(format!("{name} sees no leader")),
+            (_, None) => Some(format!("{name} does not answer")),
+        }
+    };
+    members.iter().filter(|m| !m.is_learner).filter_map(words).collect()
+}
+
+/// Addresses of clients that boot has more connections of than a new member has. No counts: they change all the time.
+fn lacking(seen: &Observed) -> Vec<String> {
+    let etcd_operator_plan::ClientCounts::Known { remotes, .. } = &seen.clients else { return Vec::new() };
+    remotes.iter().filter(|r| r.to_members.iter().any(|n| *n < r.to_boot)).map(|r| r.ip.clone()).collect()
 }
 
 /// Where the pivot is, from the plan.
@@ -158,6 +220,11 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
     if phase != pivot.phase {
         pivot.since = clock::rfc3339(view.now_ms);
         pivot.phase = phase;
+    }
+    if pivot.phase == "Aborted" {
+        // The next pivot checks anew and takes its own snapshot.
+        (pivot.preflight_id, pivot.listening_since) = (None, None);
+        return;
     }
     if pivot.preflight_id.is_none() && seen.preflight == Preflight::Passed {
         pivot.preflight_id = memory.preflight.as_ref().map(|(id, _)| id.clone());
@@ -170,7 +237,8 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
         pivot.snapshot = Some(format!("{}:{}", boot.spec.node_name, snapshot.path));
     }
     let listed = view.etcd.as_ref().ok().map(|r| r.members.iter().any(|(m, _)| Some(m.id) == view.boot_id()));
-    if pivot.boot_removed.is_none() && pivot.boot_member_id.is_some() && listed == Some(false) {
+    let is_known = pivot.boot_member_id.is_some() || seen.boot == Boot::None;
+    if pivot.boot_removed.is_none() && is_known && listed == Some(false) {
         pivot.boot_removed = Some(clock::rfc3339(view.now_ms));
     }
 }
@@ -216,7 +284,9 @@ fn is_out(seen: &Observed) -> bool {
         (Boot::Member { id: Some(id), .. }, etcd_operator_plan::Etcd::Known { members, .. }) => {
             !members.iter().any(|m| m.id == *id)
         }
-        _ => false,
+        // It was out before this EtcdCluster was posted.
+        (Boot::None, _) => true,
+        (Boot::Member { .. }, _) => false,
     }
 }
 
@@ -241,10 +311,15 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
     let time = clock::rfc3339(view.now_ms);
     let generation = status.observed_generation;
     let mut all = std::mem::take(&mut status.conditions);
-    let mut set = |type_: &str, on: bool, reason: &str, message: &str| {
+    let mut set = |type_: &str, on: Option<bool>, reason: &str, message: &str| {
         let new = Condition {
             type_: type_.into(),
-            status: if on { "True" } else { "False" }.into(),
+            status: match on {
+                Some(true) => "True",
+                Some(false) => "False",
+                None => "Unknown",
+            }
+            .into(),
             reason: if reason.is_empty() { type_ } else { reason }.into(),
             message: message.into(),
             last_transition_time: time.clone(),
@@ -257,38 +332,42 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         etcd_operator_plan::Etcd::Known { members, .. } => Some(Tolerance::of(members)),
         etcd_operator_plan::Etcd::Unknown { .. } => None,
     };
-    let available = tolerance.is_some_and(|t| t >= Tolerance(0));
-    set("Available", available, if available { "QuorumHealthy" } else { "NoQuorum" }, if available { "" } else { message });
+    match tolerance {
+        Some(tolerance) if tolerance >= Tolerance(0) => set("Available", Some(true), "QuorumHealthy", ""),
+        Some(_) => set("Available", Some(false), "NoQuorum", message),
+        // Nobody could be asked, which says nothing about those that serve.
+        None => set("Available", None, reason, message),
+    }
     let moving = matches!(plan, Plan::Do(_) | Plan::Wait { .. });
-    set("Progressing", moving, if moving && reason.is_empty() { "StepUnderWay" } else { reason }, message);
-    let unready = status.members.unready.join(", ");
-    let held = matches!(plan, Plan::Hold { .. });
-    let degraded = held || (!moving && !unready.is_empty());
-    let why = if held {
-        (reason, message)
-    } else if degraded {
-        ("MembersUnready", unready.as_str())
-    } else {
-        ("AsExpected", "")
-    };
-    set("Degraded", degraded, why.0, why.1);
+    set("Progressing", Some(moving), if moving && reason.is_empty() { "StepUnderWay" } else { reason }, message);
+    let pivot = status.pivot.clone().unwrap_or_default();
     let complete = match &seen.boot {
         Boot::None => true,
-        Boot::Member { .. } => is_out(seen) && status.pivot.as_ref().is_some_and(|p| p.phase == "Complete"),
+        // As recorded: that etcd cannot be asked for a moment does not bring boot back.
+        Boot::Member { .. } => pivot.boot_removed.is_some() && pivot.phase == "Complete",
     };
+    let unhealthy = unhealthy_voters(view, seen);
+    match plan {
+        Plan::Hold { .. } => set("Degraded", Some(true), reason, message),
+        // During a pivot boot may be gone before its time, and members come and go: that is the pivot's business.
+        Plan::Do(_) | Plan::Wait { .. } | Plan::Done if complete && !unhealthy.is_empty() => {
+            set("Degraded", Some(true), "MembersUnready", &unhealthy.join("; "));
+        }
+        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => set("Degraded", Some(false), "AsExpected", ""),
+    }
     if view.boot_endpoint().is_some() {
-        set(
-            "PivotComplete",
-            complete,
-            if complete { "BootRemoved" } else { "BootIsMember" },
-            if complete { "" } else { message },
-        );
+        let why = match (complete, &pivot.boot_removed) {
+            (true, _) => "BootRemoved",
+            (false, Some(_)) => "BootTombstone",
+            (false, None) => "BootIsMember",
+        };
+        set("PivotComplete", Some(complete), why, if complete { "" } else { message });
     }
     let wanted = usize::try_from(seen.spec.size).unwrap_or(0);
     let ready = *plan == Plan::Done && complete && status.members.ready.len() == wanted && status.members.unready.is_empty();
     set(
         "Ready",
-        ready,
+        Some(ready),
         if ready {
             "AsWanted"
         } else if reason.is_empty() {
@@ -298,14 +377,33 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         },
         if ready { "" } else { message },
     );
-    let ignored = view.cluster.spec.ignored_fields();
+    let mut ignored: Vec<String> = view.cluster.spec.ignored_fields().iter().map(ToString::to_string).collect();
+    ignored.extend(not_rolled_out(view));
     if !ignored.is_empty() {
         let message = format!("accepted and without effect: {}; see docs/compatibility.md", ignored.join(", "));
-        set("FieldIgnored", true, "FieldIgnored", &message);
+        set("FieldIgnored", Some(true), "FieldIgnored", &message);
     } else {
         all.retain(|c| c.type_ != "FieldIgnored");
     }
     status.conditions = all;
+}
+
+/// Fields that were changed after a member was made: they count for members made later only.
+fn not_rolled_out(view: &View) -> Vec<String> {
+    let spec = &view.cluster.spec;
+    let pod = spec.pod.clone().unwrap_or_default();
+    let resources = pod.resources.unwrap_or_default();
+    let image = format!("{}:v{}", view.repository, spec.plain_version());
+    let seats: Vec<_> = view.seats().into_iter().filter_map(|m| m.spec.seat.as_ref()).collect();
+    let changed = [
+        ("spec.version or spec.repository", seats.iter().any(|s| s.image != image)),
+        ("spec.pod.labels", seats.iter().any(|s| s.labels != pod.labels)),
+        ("spec.pod.annotations", seats.iter().any(|s| s.annotations != pod.annotations)),
+        ("spec.pod.resources", seats.iter().any(|s| s.requests != resources.requests || s.limits != resources.limits)),
+    ];
+    let words =
+        |(field, _): &(&str, bool)| format!("{field} (changed since members were made, which keep what they were made with)");
+    changed.iter().filter(|(_, is_changed)| *is_changed).map(words).collect()
 }
 
 /// Writes the status if it changed, with the resourceVersion that was read; an Event for a new hold. Returns the object as it is now.
@@ -324,7 +422,10 @@ pub(crate) async fn write(
         Plan::Done if status.pivot.as_ref().is_some_and(|p| p.phase == "Complete") => {
             Some((EventType::Normal, "PivotComplete".into(), "boot is out; the members on the nodes serve alone".into()))
         }
-        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => None,
+        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => {
+            let degraded = status.conditions.iter().find(|c| c.type_ == "Degraded" && c.status == "True");
+            degraded.map(|c| (EventType::Warning, c.reason.clone(), c.message.clone()))
+        }
     };
     let written = replace(context, EtcdCluster { status: Some(status), ..view.cluster.clone() }).await?;
     if let Some((type_, reason, note)) = event
@@ -353,10 +454,10 @@ async fn replace(context: &Context, object: EtcdCluster) -> Result<EtcdCluster, 
 }
 
 /// An Event per membership step.
-pub(crate) async fn event(context: &Context, view: &View, step: &Step, error: Option<&ControllerError>) {
+pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step: &Step, error: Option<&ControllerError>) {
     let (type_, note) = match error {
-        None => (EventType::Normal, step_words(step)),
-        Some(error) => (EventType::Warning, format!("{}: {error}", step_words(step))),
+        None => (EventType::Normal, step_words(seen, step)),
+        Some(error) => (EventType::Warning, format!("{}: {error}", step_words(seen, step))),
     };
     let reason = match step {
         Step::AddLearner { .. } => "AddLearner",

@@ -1,7 +1,7 @@
 //! The EtcdMembers: that there is one per eligible node and one for boot, that their certificates are signed, and what they say.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, Role};
 use etcd_operator_plan as plan;
@@ -14,7 +14,7 @@ use crate::pki::{self, Ca, Usage};
 
 /// Creates what is missing, and signs what is asked for. Nothing here touches etcd. Returns how many objects were written: the view is
 /// then older than they are.
-pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, ControllerError> {
+pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
     let mut written = 0;
     let cluster = view.name();
     for node in &view.nodes {
@@ -34,6 +34,9 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         members::create(context, &members::boot_name(&cluster), spec).await?;
         written += 1;
     }
+    if let Some(member) = view.boot_member() {
+        written += boot_orders(context, view, member).await?;
+    }
     // Boot is out: nobody's connections matter any more, and each change of a count would be a write.
     if view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some()) {
         for member in view.members.iter().filter(|m| !m.spec.count_clients.is_empty() || !m.spec.count_own.is_empty()) {
@@ -47,12 +50,42 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
     }
     let Ok(ca) = &view.ca else { return Ok(written) };
     for member in &view.members {
-        if let Some(certificates) = certificates(view, ca, member)? {
-            members::change(context, member, |spec| spec.certificates = Some(certificates.clone())).await?;
-            written += 1;
+        // One node's bad request must not keep the others from being served.
+        let signed = certificates(view, ca, member).map_err(|error| error.to_string());
+        memory.unsigned.remove(&member.name_any());
+        match signed {
+            Ok(None) => {}
+            Ok(Some(certificates)) => {
+                members::change(context, member, |spec| spec.certificates = Some(certificates.clone())).await?;
+                written += 1;
+            }
+            Err(why) => {
+                tracing::warn!(member = %member.name_any(), %why, "certificate requests cannot be signed");
+                memory.unsigned.insert(member.name_any(), why);
+            }
         }
     }
     Ok(written)
+}
+
+/// Boot's EtcdMember may be left over from an earlier EtcdCluster, whose endpoint was wrong; and after an abort the next pivot takes a
+/// snapshot of its own.
+async fn boot_orders(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let (Some(endpoint), Some(node)) = (view.boot_endpoint(), &view.boot_node) else { return Ok(0) };
+    let is_aborted = view.status.pivot.as_ref().is_some_and(|p| p.phase == "Aborted");
+    let is_begun = |boot: &BootSpec| boot.snapshot.is_some() || boot.drain.is_some() || boot.tombstone.is_some();
+    let changed = members::change(context, member, |spec| {
+        let Some(boot) = &mut spec.boot else { return };
+        if is_aborted {
+            boot.snapshot = None;
+        }
+        if !is_begun(boot) {
+            endpoint.clone_into(&mut boot.client_endpoint);
+            spec.node_name.clone_from(node);
+        }
+    })
+    .await?;
+    Ok(usize::from(changed.spec != member.spec))
 }
 
 /// Certificates that have to be signed: none yet, made for another key, or two thirds of their life over.
@@ -71,7 +104,23 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
         return Ok(None);
     }
     let node = &member.spec.node_name;
-    let addresses: Vec<IpAddr> = view.nodes.iter().find(|n| n.name_any() == *node).map(ips).unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = view.nodes.iter().find(|n| n.name_any() == *node).map(ips).unwrap_or_default();
+    let seat = member.spec.seat.iter().flat_map(|s| [&s.order.peer_url, &s.order.client_url]);
+    let of_seat = seat.filter_map(|url| members::address(url).parse::<SocketAddr>().ok()).map(|a| a.ip());
+    for ip in of_seat {
+        if !addresses.contains(&ip) {
+            addresses.push(ip);
+        }
+    }
+    if addresses.is_empty() && (csr.peer.is_some() || csr.server.is_some()) {
+        // Without its addresses nobody could verify it: what is there is better, and lasts for another third of its life.
+        return match &member.spec.certificates {
+            Some(_) => Ok(None),
+            None => Err(ControllerError::Object(format!(
+                "no address of node {node} is known: it has no InternalIP, or is not selected"
+            ))),
+        };
+    }
     let sign = |csr: Option<&String>, usage| csr.map(|c| ca.sign(c, node, usage, &addresses, view.now_ms)).transpose();
     Ok(Some(Certificates {
         ca: ca.pem().to_owned(),
@@ -82,7 +131,7 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
 }
 
 /// A seat, as the planner takes it.
-pub(crate) fn seat(view: &View, member: &EtcdMember) -> plan::Seat {
+pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
     let order = member.spec.seat.as_ref().map(|s| &s.order);
     let ordered = order.and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
     let status = member.status.clone().unwrap_or_default();
@@ -91,16 +140,19 @@ pub(crate) fn seat(view: &View, member: &EtcdMember) -> plan::Seat {
         member_name: order.map(|o| o.member_name.clone()).unwrap_or_default(),
         peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
         ordered: ordered.map(plan::MemberId),
-        keeper: keeper(view, member),
+        keeper: keeper(memory, member),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }
 
-fn keeper(view: &View, member: &EtcdMember) -> plan::KeeperView {
+fn keeper(memory: &Memory, member: &EtcdMember) -> plan::KeeperView {
     let missing = |why: String| plan::KeeperView::NotPrepared { why };
     let status = member.status.clone().unwrap_or_default();
     if !status.problem.is_empty() {
         return missing(format!("{}: {}", status.problem, status.problem_message));
+    }
+    if let Some(why) = memory.unsigned.get(&member.name_any()) {
+        return missing(format!("its certificate requests cannot be signed: {why}"));
     }
     if member.spec.certificates.is_none() {
         return missing("its certificates are not signed yet: the agent has not sent its requests".into());
@@ -110,7 +162,13 @@ fn keeper(view: &View, member: &EtcdMember) -> plan::KeeperView {
     if !running && !is_fresh(member) {
         return missing("its agent has not answered".into());
     }
-    let wanted = view.cluster.spec.plain_version();
+    let Some(seat) = &member.spec.seat else { return missing("it has no seat".into()) };
+    if !running && keeper.order_sequence < seat.order.sequence {
+        // What it said before is of an earlier seat.
+        return missing("its keeper has not read its order yet".into());
+    }
+    // Of the seat's image: a version that the spec has since been set to is not what this member was made for.
+    let wanted = seat.image.rsplit_once(":v").map_or("", |(_, version)| version);
     match keeper.etcd_version.as_deref() {
         Some(version) if version == wanted => {}
         Some(version) => return missing(format!("its image holds etcd {version}, not {wanted}")),
@@ -125,8 +183,8 @@ fn keeper(view: &View, member: &EtcdMember) -> plan::KeeperView {
 }
 
 /// Boot, as the planner takes it.
-pub(crate) fn boot(view: &View) -> plan::Boot {
-    if view.boot_endpoint().is_none() {
+pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
+    if view.boot_endpoint().is_none() || is_buried(view) {
         return plan::Boot::None;
     }
     let id = view.boot_id().map(|id| plan::MemberId(id.0));
@@ -154,12 +212,40 @@ pub(crate) fn boot(view: &View) -> plan::Boot {
             (Some(id), Some(taken)) if taken.id == *id => plan::Snapshot::Taken,
             (Some(_), _) => plan::Snapshot::Pending,
         },
-        drain: drain(orders.as_ref(), status.drain_id.as_deref(), status.drain_step),
+        drain: match drain(orders.as_ref(), status.drain_id.as_deref(), status.drain_step) {
+            plan::BootDrain::Signalled { attempt } if is_given_up(view, memory) => plan::BootDrain::StartedAgain { attempt },
+            drain => drain,
+        },
         tombstone: match orders.as_ref().and_then(|b| b.tombstone.as_ref()) {
             None => plan::Tombstone::None,
             Some(id) if status.tombstone_id.as_ref() == Some(id) => plan::Tombstone::Set,
             Some(_) => plan::Tombstone::Pending,
         },
+    }
+}
+
+/// An EtcdCluster that was posted anew after the pivot knows nothing of boot, but its EtcdMember does.
+fn is_buried(view: &View) -> bool {
+    let recorded = view.status.pivot.as_ref().and_then(|p| p.boot_member_id.as_ref());
+    let Some(member) = view.boot_member() else { return false };
+    let ordered = member.spec.boot.as_ref().and_then(|b| b.tombstone.as_ref());
+    let done = member.status.as_ref().and_then(|s| s.boot.as_ref()).and_then(|b| b.tombstone_id.as_ref());
+    recorded.is_none() && ordered.is_some() && ordered == done
+}
+
+fn is_given_up(view: &View, memory: &Memory) -> bool {
+    let silent = view.boot_id().is_some_and(|id| view.status_of(id).is_none());
+    silent && memory.signalled_since.is_some_and(|since| view.now_ms.saturating_sub(since) > SIGNAL_ENDS_WITHIN_MS)
+}
+
+/// Since when this process has seen boot signalled.
+pub(crate) fn note_signal(view: &View, memory: &mut Memory) {
+    let boot = view.boot_member().and_then(|b| b.status.as_ref()).and_then(|s| s.boot.as_ref());
+    match boot.and_then(|b| b.drain_step) {
+        Some(BootDrainStep::Signalled) => {
+            memory.signalled_since.get_or_insert(view.now_ms);
+        }
+        _ => memory.signalled_since = None,
     }
 }
 
@@ -200,6 +286,11 @@ pub(crate) fn listeners(view: &View) -> Vec<String> {
 /// IP. Two, a node IP and loopback, is what installers and we have; seen with `ss -tnp` on the bed. One too many taken off boot's count
 /// would only mean one channel less that has to be seen at the new members.
 const SELF_CONNECTIONS: i64 = 2;
+/// Loopback connections that may be etcd's gateway and a keeper's or an installer's probes.
+const FEW_OVER_LOOPBACK: i64 = 6;
+/// After a signal its agent kills boot or leaves it to the kubelet within 10 s (`boot/drain.rs`). A boot that is still silent and of which
+/// nothing was heard for this long has lost its node, ms.
+const SIGNAL_ENDS_WITHIN_MS: u64 = 30_000;
 
 /// Who is connected to boot and to the new members, without our own connections.
 pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
@@ -209,9 +300,17 @@ pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     let mut counts: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
     for member in &view.members {
         let status = member.status.clone().unwrap_or_default();
-        let asked = !member.spec.count_clients.is_empty() || !member.spec.count_own.is_empty();
+        // A node without a seat matters only for our own connections from there, of which there are few.
+        let asked =
+            member.spec.role != Role::Candidate && !(member.spec.count_clients.is_empty() && member.spec.count_own.is_empty());
         if asked && (member.spec.nonce != *nonce || status.observed_nonce != *nonce) {
             return unknown(format!("the agent of {} has not answered", member.spec.node_name));
+        }
+        // Sockets that could not be read are not "no clients".
+        let all_clients = member.spec.count_clients.iter().all(|l| status.clients.iter().any(|c| c.listener == *l));
+        let all_own = member.spec.count_own.iter().all(|l| status.own.iter().any(|o| o.to == *l));
+        if asked && !(all_clients && all_own && status.problem.is_empty()) {
+            return unknown(format!("the agent of {} cannot count: {}", member.spec.node_name, status.problem_message));
         }
         for seen in &status.clients {
             let remotes = counts.entry(seen.listener.clone()).or_default();
@@ -226,7 +325,13 @@ pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     let Some((boot, ours)) = listeners.split_first() else { return unknown("no boot member".into()) };
     for listener in &listeners {
         let ip = listener.rsplit_once(':').map_or("", |(ip, _)| ip);
-        if let Some(itself) = counts.get_mut(listener).and_then(|remotes| remotes.get_mut(ip)) {
+        let Some(remotes) = counts.get_mut(listener) else { continue };
+        // etcd's own and its probes' are few; an API server that uses loopback has a connection per resource.
+        let over_loopback = remotes.remove("127.0.0.1").unwrap_or(0) + remotes.remove("::1").unwrap_or(0);
+        if over_loopback > FEW_OVER_LOOPBACK {
+            *remotes.entry(ip.to_owned()).or_default() += over_loopback;
+        }
+        if let Some(itself) = remotes.get_mut(ip) {
             *itself -= SELF_CONNECTIONS;
         }
     }

@@ -97,6 +97,20 @@ pub struct MemberStatus {
     pub errors: Vec<String>,
 }
 
+impl MemberStatus {
+    /// Whether it takes part: it knows a leader, and nothing it reports is about its own store. Each member reports the alarms of all
+    /// (`memberID:… alarm:…`); one that is out of space still votes, and what helps against it must not be refused for it.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        let own = format!("memberID:{} ", self.member_id.0);
+        let concerns_it = |error: &&String| match error.contains("memberID:") {
+            true => error.contains(&own) && !error.contains("NOSPACE"),
+            false => true,
+        };
+        self.leader.is_some() && !self.errors.iter().any(|error| concerns_it(&error))
+    }
+}
+
 /// A hash of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
@@ -360,4 +374,35 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(errors: &[&str]) -> MemberStatus {
+        MemberStatus {
+            cluster_id: ClusterId(1),
+            member_id: MemberId(7),
+            version: "3.6.16".into(),
+            leader: Some(MemberId(7)),
+            raft_term: 2,
+            raft_index: 9,
+            applied_index: 9,
+            revision: 3,
+            db_size: 0,
+            is_learner: false,
+            errors: errors.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn anothers_alarm_is_not_ones_own() {
+        assert!(status(&[]).is_healthy());
+        assert!(status(&["memberID:77 alarm:CORRUPT "]).is_healthy());
+        assert!(!status(&["memberID:7 alarm:CORRUPT "]).is_healthy());
+        assert!(status(&["memberID:7 alarm:NOSPACE "]).is_healthy());
+        assert!(!status(&["etcdserver: no leader"]).is_healthy());
+        assert!(!MemberStatus { leader: None, ..status(&[]) }.is_healthy());
+    }
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod error;
 pub mod ids;
+pub mod peer;
 pub mod snapshot;
 mod stub;
 pub mod wal;

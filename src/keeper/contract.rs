@@ -14,6 +14,9 @@ pub const FORMAT: u32 = 1;
 /// etcd's `--max-learners`, the same on every member for ever: etcd checks it when the entry is applied, each member with its own
 /// flag, so that different values would fork the membership (traps, "Membership"). 9 = the largest cluster we allow.
 pub const MAX_LEARNERS: u32 = 9;
+/// `--quota-backend-bytes` of the members, the most that etcd advises. Explicit: boot may have more than etcd's default of 2 GiB in it, and a
+/// member with a lower quota than the rest stops all writes (NOSPACE is the cluster's).
+pub const QUOTA_BYTES: u64 = 8 << 30;
 
 /// What the agent tells the keeper. Writer: the agent. Its content is the controller's, from `EtcdMember.spec.seat.order`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +77,10 @@ pub struct EtcdSettings {
     pub metrics_port: u16,
     /// Loopback port for etcd's HTTP gateway, apart from gRPC, so that gRPC's own graceful stop works (traps).
     pub client_http_port: u16,
+    /// `--max-learners`, the same on every member for ever, boot's too: it is judged when a change is applied, by each member for itself, and
+    /// members that differ would apply different memberships. 0 = [`MAX_LEARNERS`].
+    #[serde(default)]
+    pub max_learners: u32,
     /// `--quota-backend-bytes`; 0 = etcd's default (2 GiB).
     #[serde(default)]
     pub quota_backend_bytes: u64,

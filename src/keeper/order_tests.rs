@@ -21,6 +21,7 @@ pub(crate) fn order(lineage: u64, sequence: u64) -> Order {
             client_url: "https://10.0.0.1:2379".into(),
             metrics_port: 2381,
             client_http_port: 2382,
+            max_learners: 0,
             quota_backend_bytes: 0,
             heartbeat_ms: 0,
             election_ms: 0,

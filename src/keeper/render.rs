@@ -105,7 +105,8 @@ pub fn flags(order: &Order, paths: &Paths, version: EtcdVersion, start: &Start<'
         Start::Data(InitialCheck::Off) | Start::Join(..) | Start::New(_) => "false",
     };
     if (version.major, version.minor) >= (3, 6) {
-        flags.push(format!("--max-learners={MAX_LEARNERS}"));
+        let learners = if etcd.max_learners == 0 { MAX_LEARNERS } else { etcd.max_learners };
+        flags.push(format!("--max-learners={learners}"));
         flags.push(format!("--feature-gates=InitialCorruptCheck={check},CompactHashCheck=true"));
     } else {
         // 3.5 has a constant of one learner, and these names; 3.7 has them no more.

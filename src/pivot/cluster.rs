@@ -6,7 +6,11 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostPa
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use super::outcome::{End, Judge};
 use super::{PivotArgs, PivotError};
+
+/// Members, unless `--size` says otherwise.
+const DEFAULT_SIZE: i32 = 3;
 
 /// What can be said without the API.
 pub(super) fn check_arguments(args: &PivotArgs) -> Result<(), PivotError> {
@@ -22,8 +26,8 @@ pub(super) fn check_arguments(args: &PivotArgs) -> Result<(), PivotError> {
             return usage(format!("{flag} {name:?}: at most 40 lower case letters, digits and '-'"));
         }
     }
-    if !(1..=9).contains(&args.size) {
-        return usage(format!("--size {}: must be 1 to 9 (odd is best)", args.size));
+    if let Some(size) = args.size.filter(|size| !(1..=9).contains(size)) {
+        return usage(format!("--size {size}: must be 1 to 9 (odd is best)"));
     }
     if let Some(version) = &args.etcd_version
         && semver::Version::parse(version.strip_prefix('v').unwrap_or(version)).is_err()
@@ -70,6 +74,7 @@ async fn adopt(api: &Api<EtcdCluster>, args: &PivotArgs, found: &EtcdCluster) ->
             args.name, hosted.boot_member_client_endpoint
         )));
     }
+    differing(args, &found.spec)?;
     if args.check && !hosted.preflight_only {
         return Err(PivotError::Refused(format!(
             "EtcdCluster {} exists already; --check posts one of its own: look at `kubectl -n {} get etcd {}` instead",
@@ -82,12 +87,60 @@ async fn adopt(api: &Api<EtcdCluster>, args: &PivotArgs, found: &EtcdCluster) ->
     Ok(patched.metadata.generation.unwrap_or(0))
 }
 
+/// A flag that differs from what the EtcdCluster has must not be dropped in silence.
+fn differing(args: &PivotArgs, spec: &EtcdClusterSpec) -> Result<(), PivotError> {
+    let size =
+        args.size.filter(|size| *size != spec.size).map(|size| ("--size", "spec.size", spec.size.to_string(), size.to_string()));
+    let plain = |version: &String| version.trim_start_matches('v').to_owned();
+    let version = args.etcd_version.as_ref().map(plain).filter(|version| version != spec.plain_version());
+    let version = version.map(|version| ("--etcd-version", "spec.version", spec.version.clone(), format!("\"{version}\"")));
+    let repository = args.repository.clone().filter(|repository| *repository != spec.repository);
+    let repository = repository.map(|own| ("--repository", "spec.repository", spec.repository.clone(), format!("\"{own}\"")));
+    if let Some((flag, field, has, wanted)) = size.or(version).or(repository) {
+        let path = field.trim_start_matches("spec.");
+        return Err(PivotError::Refused(format!(
+            "EtcdCluster {name} exists with {field} {has:?}, so {flag} has no effect; leave it out, or change the object: kubectl -n {namespace} patch etcd {name} --type=merge -p '{{\"spec\":{{\"{path}\":{wanted}}}}}'",
+            name = args.name,
+            namespace = args.namespace,
+        )));
+    }
+    match &args.ca_secret {
+        Some(secret) if secret != spec.ca_secret() => Err(PivotError::Refused(format!(
+            "EtcdCluster {} exists with CA Secret {:?}, which cannot be changed, so --ca-secret has no effect: leave it out",
+            args.name,
+            spec.ca_secret()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What the agents found, a line per check.
+pub(super) async fn checks(args: &PivotArgs, client: Client) -> Result<Vec<String>, PivotError> {
+    let members: Api<EtcdMember> = Api::namespaced(client, &args.namespace);
+    let selector = format!("etcd.database.coreos.com/cluster={}", args.name);
+    let list = members.list(&ListParams::default().labels(&selector)).await.map_err(refused_or_silent)?;
+    let mut lines: Vec<String> = list
+        .items
+        .iter()
+        .flat_map(|member| {
+            let checks =
+                member.status.as_ref().and_then(|s| s.preflight.as_ref()).map(|p| p.checks.as_slice()).unwrap_or_default();
+            checks.iter().map(|check| {
+                format!("{} {}: {}: {}", member.spec.node_name, if check.ok { "ok" } else { "FAILED" }, check.name, check.message)
+            })
+        })
+        .collect();
+    lines.sort();
+    lines.dedup();
+    Ok(lines)
+}
+
 fn object(args: &PivotArgs, endpoint: &str) -> EtcdCluster {
     let hosted =
         SelfHosted { boot_member_client_endpoint: endpoint.to_owned(), preflight_only: args.check, ..SelfHosted::default() };
     let tls = args.ca_secret.clone().map(|secret_name| TlsPolicy { ca: Some(CaRef { secret_name }), static_: None });
     let spec = EtcdClusterSpec {
-        size: args.size,
+        size: args.size.unwrap_or(DEFAULT_SIZE),
         // As the API's own default; kept in one place, the CRD.
         version: args.etcd_version.clone().unwrap_or_else(etcd_operator_api::cluster::default_version),
         repository: args.repository.clone().unwrap_or_default(),
@@ -117,16 +170,27 @@ pub(super) async fn take_back(api: &Api<EtcdCluster>, args: &PivotArgs, client: 
     Ok(())
 }
 
-/// After a timeout: boot stays until somebody runs the command again.
-pub(super) async fn hold(api: &Api<EtcdCluster>, args: &PivotArgs) -> Result<(), PivotError> {
+/// After a timeout: boot stays until somebody runs the command again. A removal that was begun before the hold takes its course.
+pub(super) async fn hold(api: &Api<EtcdCluster>, args: &PivotArgs, waiting_for: String) -> End {
     let patch = json!({"spec": {"selfHosted": {"holdBootRemoval": true}}});
-    api.patch(&args.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(refused_or_silent).map(drop)
+    match api.patch(&args.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(cluster) if Judge::is_boot_stopped(&cluster) => End::TimedOutBootStopped { waiting_for },
+        Ok(_) => End::TimedOutBootInCharge { waiting_for, is_held: true },
+        Err(error) => End::TimedOutBootInCharge {
+            waiting_for: format!("{waiting_for} (holdBootRemoval could not be set: {error})"),
+            is_held: false,
+        },
+    }
 }
 
 fn refused_or_silent(error: kube::Error) -> PivotError {
     match error {
         kube::Error::Api(status) if status.code == 404 => {
             PivotError::Refused(format!("{}; is the operator installed (kubectl apply -k deploy)?", status.message))
+        }
+        // Nobody there, nobody that knows us, or too busy: no word about what was asked for.
+        kube::Error::Api(status) if [401, 429].contains(&status.code) || status.code >= 500 => {
+            PivotError::Api(status.message.clone())
         }
         kube::Error::Api(status) => PivotError::Refused(status.message.clone()),
         other => PivotError::Api(other.to_string()),

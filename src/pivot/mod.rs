@@ -19,12 +19,13 @@ use outcome::{End, Judge};
 use progress::Progress;
 
 /// How often the status is read.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Moves the cluster's datastore from boot etcd to members on the control nodes.
 ///
-/// Exit codes: 0 done (boot is out); 1 could not run; 2 bad usage; 3 held: reason and next step are printed; 4 timed out, boot is still in
-/// charge (holdBootRemoval was set: run the command again to go on); 5 timed out after boot was stopped; 6 refused by the API.
+/// Exit codes: 0 done (boot is out); 1 could not run, or the API did not answer; 2 bad usage; 3 held: reason and next step are printed, and
+/// the pivot goes on by itself once the cause is gone; 4 timed out, boot is still in charge (holdBootRemoval was set: run the command again
+/// to go on); 5 timed out after boot was stopped; 6 refused; 130 interrupted: the operator goes on without this command.
 #[derive(Args, Clone, Debug)]
 pub struct PivotArgs {
     #[command(flatten)]
@@ -38,9 +39,9 @@ pub struct PivotArgs {
     /// Client URL of boot etcd, https://<IP>:<port>. Needed unless the EtcdCluster exists.
     #[arg(long)]
     boot_endpoint: Option<String>,
-    /// Number of members.
-    #[arg(long, default_value_t = 3)]
-    size: i32,
+    /// Number of members. Default: 3.
+    #[arg(long)]
+    size: Option<i32>,
     /// Version of etcd. Default: the API's.
     #[arg(long)]
     etcd_version: Option<String>,
@@ -94,9 +95,10 @@ pub fn main(args: PivotArgs) -> ExitCode {
         Err(error) => return crate::cli::fail(&format!("cannot start: {error}")),
     };
     let output = args.output;
+    let place = (!args.check).then(|| format!("-n {} etcd {}", args.namespace, args.name));
     match runtime.block_on(run(args)) {
         Ok(end) => {
-            progress::last_words(output, &end);
+            progress::last_words(output, &end, place.as_deref());
             ExitCode::from(end.exit_code())
         }
         Err(error) => {
@@ -115,22 +117,40 @@ async fn run(args: PivotArgs) -> Result<End, PivotError> {
     let servers = ApiServers::connect(&args.api.clone().into()).await?;
     let api: Api<EtcdCluster> = Api::namespaced(servers.client(), &args.namespace);
     let wanted_generation = cluster::post(&api, &args).await?;
-    let end = watch(&api, &args, wanted_generation).await;
+    let mut progress = Progress::new(args.output);
+    let end = tokio::select! {
+        end = watch(&api, &args, wanted_generation, &mut progress) => end,
+        () = interrupted() => End::Interrupted,
+    };
+    progress.end_line();
     if args.check {
+        for line in cluster::checks(&args, servers.client()).await? {
+            progress.note(&line);
+        }
         cluster::take_back(&api, &args, servers.client()).await?;
     }
-    if let End::TimedOutBootInCharge { .. } = end
-        && !args.check
-        && !args.abort
-    {
-        cluster::hold(&api, &args).await?;
+    match end {
+        End::TimedOutBootInCharge { waiting_for, .. } if !args.check && !args.abort => {
+            Ok(cluster::hold(&api, &args, waiting_for).await)
+        }
+        end => Ok(end),
     }
-    Ok(end)
+}
+
+/// Ctrl-C, or the end of whoever started this command.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// Reads the status until there is an outcome. A lost API is waited out: it may be the very thing that is being moved.
-async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64) -> End {
-    let mut progress = Progress::new(args.output);
+async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64, progress: &mut Progress) -> End {
     let mut judge = Judge::new(args.check, args.abort, generation, clock::instant(), Duration::from_secs(args.timeout));
     loop {
         match api.get_opt(&args.name).await {

@@ -18,11 +18,18 @@ pub(super) enum End {
     /// The operator holds.
     Held { reason: String, next_step: String },
     /// Boot is still a member.
-    TimedOutBootInCharge { waiting_for: String },
+    TimedOutBootInCharge {
+        /// The last that was waited for.
+        waiting_for: String,
+        /// Whether the removal of boot is held from now on.
+        is_held: bool,
+    },
     /// Boot was stopped, and what follows is not finished.
     TimedOutBootStopped { waiting_for: String },
     /// The API or the operator does not take it.
     Refused { why: String },
+    /// By a signal.
+    Interrupted,
 }
 
 impl End {
@@ -33,6 +40,8 @@ impl End {
             Self::TimedOutBootInCharge { .. } => 4,
             Self::TimedOutBootStopped { .. } => 5,
             Self::Refused { .. } => 6,
+            // As a shell counts a command that SIGINT ended.
+            Self::Interrupted => 130,
         }
     }
 }
@@ -63,7 +72,7 @@ impl Judge {
             return Some(End::Refused { why: status.message });
         }
         let pivot = status.pivot.clone().unwrap_or_default();
-        self.boot_stopped = pivot.boot_removed.is_some() || pivot.phase == "RemovingBoot";
+        self.boot_stopped = Self::is_boot_stopped(cluster);
         self.waiting_for =
             format!("{}: {}", pivot.phase, if status.message.is_empty() { &status.reason } else { &status.message });
         let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
@@ -86,6 +95,12 @@ impl Judge {
             _ => {}
         }
         self.held(&status.reason, &status.message)
+    }
+
+    /// Whether boot was told to stop, or is out.
+    pub(super) fn is_boot_stopped(cluster: &EtcdCluster) -> bool {
+        let pivot = cluster.status.clone().unwrap_or_default().pivot.unwrap_or_default();
+        pivot.boot_removed.is_some() || pivot.phase == "RemovingBoot"
     }
 
     fn held(&mut self, reason: &str, message: &str) -> Option<End> {
@@ -111,7 +126,11 @@ impl Judge {
             return None;
         }
         let waiting_for = self.waiting_for.clone();
-        Some(if self.boot_stopped { End::TimedOutBootStopped { waiting_for } } else { End::TimedOutBootInCharge { waiting_for } })
+        Some(if self.boot_stopped {
+            End::TimedOutBootStopped { waiting_for }
+        } else {
+            End::TimedOutBootInCharge { waiting_for, is_held: false }
+        })
     }
 }
 

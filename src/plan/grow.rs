@@ -70,7 +70,8 @@ fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     for seat in o.seats.iter().filter(|s| listed(s, members).is_none()) {
         // What a silent agent said before may be long past: its node may be off.
-        if !o.nodes.iter().any(|n| n.name == seat.node && n.agent == AgentView::Fresh) {
+        let answers = |n: &crate::Node| n.agent == AgentView::Fresh && n.readiness != crate::Readiness::NotReady;
+        if !o.nodes.iter().any(|n| n.name == seat.node && answers(n)) {
             return Some(Plan::wait(WaitFor::Agents));
         }
         match &seat.keeper {

@@ -10,6 +10,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::manifest::CLUSTER;
 use crate::problem::Problem;
 
+/// etcd's default (`server/etcdserver/api/membership`).
+const DEFAULT_MAX_LEARNERS: u16 = 1;
+
 /// A static pod that runs boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BootPod {
@@ -17,6 +20,8 @@ pub(crate) struct BootPod {
     pub(crate) manifest: PathBuf,
     /// Where its data is on the node.
     pub(crate) data: DataPlace,
+    /// Its `--max-learners`.
+    pub(crate) max_learners: u16,
 }
 
 /// Where a pod's `--data-dir` ends up.
@@ -58,7 +63,11 @@ pub(crate) fn pod(dir: &Path, endpoint: SocketAddr) -> Result<Option<BootPod>, P
         });
         if let Some(container) = boot {
             let data = data_place(&pod, container);
-            return Ok(Some(BootPod { manifest: path, data }));
+            let words = words(container);
+            let set = ["max-learners", "experimental-max-learners"].into_iter().find_map(|name| flag(&words, name));
+            let set = set.or_else(|| variable(container, "ETCD_MAX_LEARNERS"));
+            let max_learners = set.and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_MAX_LEARNERS);
+            return Ok(Some(BootPod { manifest: path, data, max_learners }));
         }
     }
     Ok(None)

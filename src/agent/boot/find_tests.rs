@@ -43,6 +43,9 @@ fn boots_manifest_is_found_among_others() {
     let found = pod(dir.path(), endpoint()).unwrap().unwrap();
     assert_eq!(found.manifest, dir.path().join("d-boot.yaml"));
     assert_eq!(found.data, DataPlace::Node("/var/lib/boot-etcd/boot".into()));
+    assert_eq!(found.max_learners, 1);
+    fs::write(dir.path().join("d-boot.yaml"), BOOT.replace("--name=boot,", "--name=boot, --max-learners=5,")).unwrap();
+    assert_eq!(pod(dir.path(), endpoint()).unwrap().unwrap().max_learners, 5);
     assert_eq!(pod(dir.path(), "192.0.2.10:2379".parse().unwrap()).unwrap(), None);
     assert_eq!(pod(&dir.path().join("missing"), endpoint()).unwrap(), None);
 }

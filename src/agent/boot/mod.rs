@@ -78,7 +78,10 @@ impl Boot {
         let Ok(endpoint) = validate::endpoint("spec.boot.clientEndpoint", &spec.client_endpoint) else { return status };
         let mut messages = Vec::new();
         match find::pod(&place.static_pods, endpoint) {
-            Ok(pod) => status.manifest = pod.map(|pod| on_node(place, &pod.manifest)),
+            Ok(pod) => {
+                status.max_learners = pod.as_ref().map(|pod| pod.max_learners);
+                status.manifest = pod.map(|pod| on_node(place, &pod.manifest));
+            }
             Err(problem) => messages.push(problem.message),
         }
         status.process_found = !find::processes(&place.proc, endpoint).is_empty();
@@ -141,6 +144,12 @@ impl Boot {
             None => {}
         }
     }
+}
+
+/// The check of boot's own before a pivot.
+pub(crate) fn check(place: &Place, spec: &BootSpec) -> Result<String, String> {
+    let endpoint = validate::endpoint("spec.boot.clientEndpoint", &spec.client_endpoint).map_err(|problem| problem.message)?;
+    tombstone::could_lay(place, endpoint)
 }
 
 /// Goes on with a drain that an earlier agent began: at once, without waiting for the API.

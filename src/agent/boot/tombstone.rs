@@ -65,6 +65,24 @@ async fn confirm(place: &Place, ordered: Option<BootDrain>) -> Result<(), String
     }
 }
 
+/// Whether a tombstone could be laid, before anything is changed: afterwards is too late to find out. Writes nothing that stays.
+pub(super) fn could_lay(place: &Place, endpoint: SocketAddr) -> Result<String, String> {
+    let pod = find::pod(&place.static_pods, endpoint).map_err(|problem| problem.message)?;
+    // That boot is no static pod is told by who needs to know; what lies in the pod goes with it.
+    let Some(DataPlace::Node(data)) = pod.map(|pod| pod.data) else { return Ok("boot keeps no data on this node".into()) };
+    let (shown, here) = (data.display(), place.reach(&data));
+    let probe = here.join(".etcd-operator-preflight.tmp");
+    fs::read_dir(&here)
+        .and_then(|_| fs::write(&probe, b""))
+        .and_then(|()| fs::remove_file(&probe))
+        .map(|()| format!("boot's data {shown} can be put away"))
+        .map_err(|error| {
+            format!(
+                "boot's data {shown} cannot be reached and written by the agent ({error}), so boot could not be kept from starting again after the pivot; mount it into the agent's pod (deploy/agent.yaml, volume boot-data), and let boot run as root"
+            )
+        })
+}
+
 fn lay(place: &Place, id: String, endpoint: SocketAddr) -> Result<Note, Problem> {
     // Read before it goes away; an earlier attempt may have archived it already.
     let pod = match find::pod(&place.static_pods, endpoint)? {
@@ -172,6 +190,20 @@ mod tests {
         // Again, as after a crash before the note: nothing more happens.
         lay(&place, "t1".into(), endpoint()).unwrap();
         assert!(data.is_file());
+    }
+
+    #[test]
+    fn whether_it_can_be_laid_is_known_before() {
+        let root = tempfile::tempdir().unwrap();
+        let place = super::super::tests::place(root.path());
+        assert!(could_lay(&place, endpoint()).is_ok());
+        let data = root.path().join("boot-etcd");
+        fs::write(place.static_pods.join("boot.yaml"), pod(&data)).unwrap();
+        let why = could_lay(&place, endpoint()).unwrap_err();
+        assert!(why.contains("deploy/agent.yaml") && why.contains("boot-etcd"), "{why}");
+        fs::create_dir_all(&data).unwrap();
+        could_lay(&place, endpoint()).unwrap();
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn seat() -> Seat {
             client_url: "https://192.0.2.11:2379".into(),
             metrics_port: 2381,
             client_http_port: 2382,
+            max_learners: 0,
             ask: Vec::new(),
             bootstrap: None,
             drain: None,

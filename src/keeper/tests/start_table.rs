@@ -141,6 +141,37 @@ fn a_removed_member_never_runs_again_and_is_archived_on_order_only() {
 }
 
 #[test]
+fn a_listed_member_that_ran_here_and_finds_anothers_data_archives_it_and_is_refused() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.power_off();
+    fs::remove_dir_all(node.data_dir()).unwrap();
+    copy_dir(&bed.boot().data, &node.data_dir());
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "DataLost");
+    node.stays(Phase::Refused, "DataLost");
+    assert_eq!(node.archived().len(), 1);
+}
+
+#[test]
+fn an_unlisted_member_waits_whatever_lies_there() {
+    let bed = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+    node.power_off();
+    // Planned under a known ID that the cluster does not list.
+    node.change_order(|o| (o.member_id, o.member_name) = (Some("00000000000000aa".into()), "cp1-2".into()));
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    copy_dir(&bed.boot().data, &node.data_dir());
+    node.wait_phase(Phase::Waiting, "ForeignData");
+    fs::remove_dir_all(node.data_dir().join("member/wal")).unwrap();
+    node.wait_phase(Phase::Waiting, "DamagedData");
+    assert_eq!(node.archived().len(), 0);
+}
+
+#[test]
 fn data_that_no_cluster_asks_for_is_left_alone() {
     let bed = Bed::with_boot();
     let mut node = bed.learner("cp1");

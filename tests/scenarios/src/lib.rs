@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcd_operator_bed::{ApiServerEtcd, Bed, Layout, Options, TestBed, down};
 use etcd_operator_witness::{Invariant, Options as WitnessOptions, Verdict, Witness};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A bed that stands just before the pivot: the operator is installed and runs, nothing of ours is in etcd's membership.
@@ -70,6 +70,30 @@ impl Stage {
         self.description()["boot"]["clientEndpoint"].as_str().unwrap().to_owned()
     }
 
+    /// An EtcdCluster as an installer would post it.
+    #[must_use]
+    pub fn etcd_cluster(&self, size: u32) -> Value {
+        json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster",
+               "metadata": {"name": "kube-etcd", "namespace": "kube-system"},
+               "spec": {"size": size, "selfHosted": {"bootMemberClientEndpoint": self.boot_endpoint()}}})
+    }
+
+    /// The pivot by hand, with more settings of the script.
+    pub fn by_hand(&self, size: u32, settings: &[(&str, &str)]) {
+        let mut command = Command::new(self.bed.layout.checkout.join("tests/bench/by-hand.sh"));
+        command.arg(self.bed.layout.path("bed.json")).env("SIZE", size.to_string()).envs(settings.iter().copied());
+        let status = command.status().unwrap();
+        assert!(status.success(), "by-hand.sh: {status}");
+    }
+
+    /// All nodes lose power and are switched on again; how long `/readyz` took from then on.
+    pub fn power_cut_and_back(&self) -> Duration {
+        let nodes = self.bed.options().all();
+        self.bed.power_cut(&nodes).unwrap();
+        self.bed.start(&nodes).unwrap();
+        self.bed.wait_api().unwrap()
+    }
+
     /// `bed.json`.
     #[must_use]
     pub fn description(&self) -> Value {
@@ -126,12 +150,12 @@ impl Stage {
     }
 
     /// Runs `act` under the witness, with a quiet time before and after it.
-    pub fn under_witness(&self, size: usize, configure: impl FnOnce(&mut WitnessOptions), act: impl FnOnce()) -> Verdict {
+    pub fn under_witness(&self, size: Option<usize>, configure: impl FnOnce(&mut WitnessOptions), act: impl FnOnce()) -> Verdict {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let out = self.bed.layout.path("witness");
         let _ = std::fs::remove_dir_all(&out);
         let mut options = WitnessOptions::new(self.bed.layout.path("bed.json"), out);
-        options.size = Some(size);
+        options.size = size;
         configure(&mut options);
         let running = runtime.block_on(Witness::start(options)).unwrap();
         std::thread::sleep(Duration::from_secs(3));
@@ -169,7 +193,7 @@ fn wait_for_operator(bed: &Bed) {
 pub fn pivot_that_loses_nothing(boot_node: &str, size: u32) -> Stage {
     let run = || {
         let stage = Stage::with_boot_on(boot_node);
-        let verdict = stage.under_witness(size as usize, |_| {}, || stage.pivot(size));
+        let verdict = stage.under_witness(Some(size as usize), |_| {}, || stage.pivot(size));
         (stage, verdict)
     };
     let (stage, verdict) = run();
@@ -210,7 +234,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 8] = [
+const SAMPLED: [&str; 12] = [
     "one_member_beside_boot_on_the_same_node",
     "one_member_and_boot_on_another_node",
     "three_members_and_boot_on_the_third_node",
@@ -219,6 +243,10 @@ const SAMPLED: [&str; 8] = [
     "with_three_members",
     "with_one_member",
     "bootkubes_own_request_makes_the_pivot",
+    "an_aborted_pivot_loses_no_write_and_can_be_made_again",
+    "boot_goes_while_nobody_else_is_connected_to_it",
+    "a_member_that_is_hurt_comes_back_or_says_why_not",
+    "the_same_power_cut_with_plain_static_pods",
 ];
 
 /// Whether a slow scenario runs: all of them in `make soak`, [`SAMPLE`] of them in `make test`, by `TEST_SEED`; all if neither is set.

@@ -1,6 +1,6 @@
 //! What cannot be done is refused or held, with the reason and the way out, and boot is untouched.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use etcd_operator_scenarios::{Stage, text_of};
@@ -8,18 +8,14 @@ use serde_json::{Value, json};
 
 /// Posts an EtcdCluster, waits for the reason, takes the object away again.
 fn held(stage: &Stage, spec: Value, reason: &str, words: &str) {
-    let object = json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster",
-                        "metadata": {"name": "kube-etcd", "namespace": "kube-system"}, "spec": spec});
+    let mut object = stage.etcd_cluster(3);
+    object["spec"] = spec;
     stage.bed.apply(&object).unwrap();
     stage.until(reason, Duration::from_secs(60), || stage.cluster()["status"]["reason"] == reason);
     let message = stage.cluster()["status"]["message"].as_str().unwrap_or_default().to_owned();
     assert!(message.contains(words), "{reason}: wanted {words:?} in {message:?}");
     stage.bed.kubectl(&["delete", "etcd", "kube-etcd", "-n", "kube-system"]).unwrap();
     stage.bed.kubectl(&["delete", "etcdmembers", "--all", "-n", "kube-system"]).unwrap();
-}
-
-fn spec(stage: &Stage) -> Value {
-    json!({"size": 3, "selfHosted": {"bootMemberClientEndpoint": stage.boot_endpoint()}})
 }
 
 fn with(mut spec: Value, pointer: &str, value: Value) -> Value {
@@ -31,7 +27,7 @@ fn with(mut spec: Value, pointer: &str, value: Value) -> Value {
 #[test]
 fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
     let stage = Stage::with_boot_on("cp1");
-    let good = spec(&stage);
+    let good = stage.etcd_cluster(3)["spec"].take();
     let ip = stage.boot_endpoint().trim_start_matches("https://").split(':').next().unwrap().to_owned();
 
     held(&stage, with(good.clone(), "/size", json!(5)), "NotEnoughNodes", "only 3 node(s)");
@@ -45,6 +41,10 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
         "CaSecretUnusable",
         "no-such-secret",
     );
+
+    another_ca(&stage, &good);
+    a_second_member(&stage, &good);
+    an_old_boot(&stage, &good);
 
     // A port in use on one node.
     let layout = &stage.bed.layout;
@@ -82,6 +82,92 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
         assert!(!layout.disk(&node, "etc/kubernetes/manifests/etcd-kube-etcd.yaml").exists());
     }
     assert_eq!(stage.members(), ["boot"]);
+}
+
+/// The Secret holds a CA that did not sign boot's certificate.
+fn another_ca(stage: &Stage, good: &Value) {
+    let secret = ["get", "secret", "etcd-ca", "-n", "kube-system", "-o", "json"];
+    let mut before: Value = serde_json::from_str(&stage.bed.kubectl(&secret).unwrap()).unwrap();
+    before["metadata"] = json!({"name": "etcd-ca", "namespace": "kube-system"});
+    let [crt, key] = ["other-ca.crt", "other-ca.key"].map(|f| stage.bed.layout.path(f));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            "/CN=other",
+        ])
+        .arg("-out")
+        .arg(&crt)
+        .arg("-keyout")
+        .arg(&key)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text_of(&made));
+    let mut other = before.clone();
+    other.as_object_mut().unwrap().remove("data");
+    let read = |path| std::fs::read_to_string(path).unwrap();
+    other["stringData"] = json!({"tls.crt": read(&crt), "tls.key": read(&key)});
+    stage.bed.apply(&other).unwrap();
+    held(stage, good.clone(), "CaNotTrustedByBoot", "etcd-ca");
+    stage.bed.apply(&before).unwrap();
+}
+
+/// Boot is not alone.
+fn a_second_member(stage: &Stage, good: &Value) {
+    let endpoint = stage.boot_endpoint();
+    let add = ["member", "add", "stranger", "--learner", "--peer-urls", "https://10.9.9.9:2380", "-w", "json"];
+    let added: Value = serde_json::from_str(&stage.bed.etcdctl(&endpoint, &add).unwrap()).unwrap();
+    held(stage, good.clone(), "BootNotAlone", "10.9.9.9");
+    let id = format!("{:x}", added["member"]["ID"].as_u64().unwrap());
+    stage.bed.etcdctl(&endpoint, &["member", "remove", &id]).unwrap();
+}
+
+/// A boot older than 3.5.26: a real one, beside the bed's own.
+fn an_old_boot(stage: &Stage, good: &Value) {
+    let layout = &stage.bed.layout;
+    let built =
+        Command::new(layout.checkout.join("tests/bed/go/build.sh")).arg("etcd-3.5").stderr(Stdio::inherit()).output().unwrap();
+    assert!(built.status.success(), "etcd 3.5 was not built");
+    let etcd = format!("{}/etcd", String::from_utf8_lossy(&built.stdout).trim());
+    let node = stage.bed.options().boot().unwrap();
+    let pki = layout.disk(&node, "etc/kubernetes/pki/etcd");
+    let file = |name: &str| pki.join(name).display().to_string();
+    let (client, peer) = (format!("https://{}:12389", node.ip()), format!("https://{}:12390", node.ip()));
+    let data = tempfile::tempdir().unwrap();
+    let _old = Ended(
+        Command::new("nsenter")
+            .arg(format!("--net=/run/netns/{}", node.netns()))
+            .args([&etcd, "--name=old", "--log-level=error", "--client-cert-auth", "--peer-client-cert-auth"])
+            .arg(format!("--data-dir={}", data.path().display()))
+            .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
+            .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
+            .arg(format!("--initial-cluster=old={peer}"))
+            .args([format!("--trusted-ca-file={}", file("ca.crt")), format!("--peer-trusted-ca-file={}", file("ca.crt"))])
+            .args([format!("--cert-file={}", file("server.crt")), format!("--key-file={}", file("server.key"))])
+            .args([format!("--peer-cert-file={}", file("peer.crt")), format!("--peer-key-file={}", file("peer.key"))])
+            .spawn()
+            .unwrap(),
+    );
+    stage.until("the old etcd serves", Duration::from_secs(30), || stage.bed.etcdctl(&client, &["endpoint", "status"]).is_ok());
+    held(stage, with(good.clone(), "/selfHosted/bootMemberClientEndpoint", json!(client)), "BootTooOld", "3.5.26");
+}
+
+/// A process that ends with the test, however that ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

@@ -269,6 +269,7 @@ impl Node {
                 client_url: format!("https://127.0.0.1:{}", port()),
                 metrics_port: port(),
                 client_http_port: port(),
+                max_learners: 0,
                 quota_backend_bytes: 0,
                 heartbeat_ms: 0,
                 election_ms: 0,
