@@ -38,19 +38,19 @@ pivot: ## The operator's pivot on that bed
 	@tests/pivot.sh
 
 handover: ## API servers, controller managers and schedulers on all nodes, the temporary ones gone
-	@$(BED) handover
+	@target/bed/bin/bed handover
 
 bed-down: ## Take the bed away
-	@$(BED) down
+	@[ ! -x target/bed/bin/bed ] || target/bed/bin/bed down
 
 test: build ## What CI runs: all suites, a seeded sample of the slow ones
-	@tests/suites.sh test
+	@BED=$(BED) tests/suites.sh test
 
 soak: build ## All suites in full
-	@tests/suites.sh soak
+	@BED=$(BED) tests/suites.sh soak
 
 bench: build ## The operator's pivot beside the same by hand
-	@tests/bench/run.sh
+	@BED=$(BED) tests/bench/run.sh
 
 crds: ## Generate crds/ from the Rust types
 	@cargo run --locked -q -- crds --out crds

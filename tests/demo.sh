@@ -17,8 +17,8 @@ clean_up() {
     exit "$code"
 }
 say "1. ${BED_NODES:-3} nodes, a temporary control plane on one boot etcd (the first run builds Kubernetes: about 7 min)"
-# A bed that is in use is refused here, before there is anything to clean up; what `up` itself begins, it cleans up itself.
-"$bed" up
+# A bed that is in use is refused here, before there is anything to clean up; after Ctrl-C `up` cleans up itself.
+"$bed" up || { code=$?; echo "the bed was not made; make bed-down takes away what is left of it" >&2; exit "$code"; }
 trap clean_up EXIT INT TERM
 export KUBECONFIG=$PWD/target/bed/admin.kubeconfig PATH=$PWD/target/bed/bin:$PATH
 say "2. the operator: kubectl apply -k deploy"

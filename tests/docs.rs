@@ -17,7 +17,9 @@ fn each_reason_that_can_be_shown_has_a_runbook_section() {
     reasons.extend(WaitFor::ALL.iter().map(|r| r.as_str().to_owned()));
     reasons.extend(etcd_operator_keeper::table::Reason::ALL.iter().map(ToString::to_string));
     reasons.extend(etcd_operator_agent::Reason::ALL.iter().map(|r| r.word().to_owned()));
-    reasons.insert("WrongNamespace".to_owned());
+    reasons.extend(etcd_operator_api::condition::Reason::ALL.iter().map(|r| r.as_str().to_owned()));
+    // A phase that ends a pivot.
+    reasons.insert("Aborted".to_owned());
     let sections = sections();
     let missing: Vec<_> = reasons.difference(&sections).collect();
     assert!(missing.is_empty(), "docs/runbooks.md lacks {missing:?}");

@@ -7,15 +7,25 @@ tier=${1:?usage: suites.sh test|soak}
 cd "$(dirname "$0")/.."
 export TEST_TIER=$tier
 export TEST_SEED=${TEST_SEED:-$(date +%s)}
+bed=${BED:?run this by make test or make soak}
+[ ! -e target/bed/state.json ] || { echo "a bed is up, which the scenarios would take away: make bed-down first" >&2; exit 1; }
 echo "tier $tier, TEST_SEED=$TEST_SEED"
 ETCD_BIN=$(tests/bed/go/build.sh etcd)
 KUBE_BIN=$(tests/bed/go/build.sh kubernetes)
 export ETCD_BIN KUBE_BIN
+# No test waits for it while others run beside it.
+export KEEPER_FREEZE_SECONDS=${KEEPER_FREEZE_SECONDS:-60}
 if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-20000}; fi
 export WORLD_SEED=${WORLD_SEED:-$TEST_SEED}
 
 log=$(mktemp -d)
-trap 'rm -rf "$log"' EXIT
+clean_up() {
+    rm -rf "$log"
+    # Left by a scenario that was ended from outside.
+    [ ! -e target/bed/state.json ] || "$bed" down || true
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
 total=0 failed=0 summary=()
 
 # name, command…: a suite of cargo tests.

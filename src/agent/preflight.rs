@@ -30,12 +30,13 @@ const REACH: Duration = Duration::from_secs(2);
 /// All checks; on boot's node also whether boot's data can be put away.
 pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
     let reach = join_all(spec.reach.iter().map(|address| reach(address))).await;
-    let ports = spec.ports.clone();
+    let (ports, seats) = (spec.ports.clone(), spec.seats.clone());
     let local = tokio::task::spawn_blocking(move || {
         let mut checks = self::ports(sockets::read(&args), &ports);
         checks.push(fsync(&args));
         checks.push(free(&args));
         checks.push(static_pods(&args));
+        checks.push(api_servers(&args, &seats));
         checks.extend(boot.map(|(place, spec)| check("BootData", boot::check(&place, &spec))));
         checks
     });
@@ -143,6 +144,23 @@ fn free(args: &AgentArgs) -> Check {
     check("Space", outcome)
 }
 
+/// No failure: such an API server is found again before boot goes, and what else it lists is its installer's business.
+fn api_servers(args: &AgentArgs, seats: &[String]) -> Check {
+    let lists = boot::find::api_servers(&args.proc);
+    let mut missing: Vec<&str> =
+        seats.iter().filter(|seat| lists.iter().any(|list| !list.contains(seat))).map(String::as_str).collect();
+    missing.sort_unstable();
+    let message = match (lists.len(), missing.as_slice()) {
+        (0, _) => "no API server runs here".to_owned(),
+        (_, []) => "the API server lists all seats in --etcd-servers".to_owned(),
+        (_, missing) => format!(
+            "WARNING: the API server here does not list {} in --etcd-servers: if members are made there, the pivot holds before it removes boot (ApiServerOnBootMember)",
+            missing.join(", ")
+        ),
+    };
+    check("ApiServer", Ok(message))
+}
+
 /// By doing it: a dot-file is nothing to the kubelet.
 fn static_pods(args: &AgentArgs) -> Check {
     let dir = args.static_pods();
@@ -171,9 +189,14 @@ mod tests {
         fs::create_dir_all(&args.static_pod_path).unwrap();
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let reach = vec![here.local_addr().unwrap().to_string()];
-        let status = run(args.clone(), PreflightSpec { id: "p1".into(), ports: vec!["127.0.0.1:1".into()], reach }, None).await;
+        let status = run(
+            args.clone(),
+            PreflightSpec { id: "p1".into(), seats: Vec::new(), ports: vec!["127.0.0.1:1".into()], reach },
+            None,
+        )
+        .await;
         assert_eq!(status.id, "p1");
-        for name in ["Port", "Disk", "Space", "StaticPodPath", "Reach"] {
+        for name in ["Port", "Disk", "Space", "StaticPodPath", "ApiServer", "Reach"] {
             assert!(status.checks.iter().any(|check| check.name == name), "{name}");
         }
         // How fast this machine's disk is, is not what is tested.
@@ -189,7 +212,8 @@ mod tests {
         let args = AgentArgs { proc: "/proc".into(), ..testing::args(root.path()) };
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = vec![taken.local_addr().unwrap().to_string()];
-        let status = run(args, PreflightSpec { id: "p2".into(), ports, reach: vec!["127.0.0.1:1".into()] }, None).await;
+        let status =
+            run(args, PreflightSpec { id: "p2".into(), seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] }, None).await;
         let failed: Vec<_> =
             status.checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
         assert_eq!(failed, ["Port", "StaticPodPath", "Reach"]);

@@ -139,6 +139,7 @@ fn check_boot(boot: &BootSpec) -> Result<(), Problem> {
 fn check_preflight(preflight: &PreflightSpec) -> Result<(), Problem> {
     id("spec.preflight.id", &preflight.id)?;
     addresses("spec.preflight.ports", &preflight.ports)?;
+    endpoints("spec.preflight.seats", &preflight.seats)?;
     addresses("spec.preflight.reach", &preflight.reach)
 }
 

@@ -24,6 +24,68 @@ pub struct Condition {
     pub observed_generation: i64,
 }
 
+/// Reasons that conditions carry besides the planner's. Each has a section in `docs/runbooks.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Available.
+    QuorumHealthy,
+    /// Not available: etcd was asked, and has no healthy majority.
+    NoQuorum,
+    /// Degraded: voters that do not answer, or complain.
+    MembersUnready,
+    /// The pivot is not complete: boot is a member.
+    BootIsMember,
+    /// The pivot is complete.
+    BootRemoved,
+    /// Progressing.
+    StepUnderWay,
+    /// Not ready yet, and nothing is wrong.
+    NotYet,
+    /// Neither degraded nor progressing.
+    AsExpected,
+    /// Ready.
+    AsWanted,
+    /// Fields without effect.
+    FieldIgnored,
+    /// Not in the operator's namespace.
+    WrongNamespace,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::QuorumHealthy,
+        Self::NoQuorum,
+        Self::MembersUnready,
+        Self::BootIsMember,
+        Self::BootRemoved,
+        Self::StepUnderWay,
+        Self::NotYet,
+        Self::AsExpected,
+        Self::AsWanted,
+        Self::FieldIgnored,
+        Self::WrongNamespace,
+    ];
+
+    /// The word in the condition.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QuorumHealthy => "QuorumHealthy",
+            Self::NoQuorum => "NoQuorum",
+            Self::MembersUnready => "MembersUnready",
+            Self::BootIsMember => "BootIsMember",
+            Self::BootRemoved => "BootRemoved",
+            Self::StepUnderWay => "StepUnderWay",
+            Self::NotYet => "NotYet",
+            Self::AsExpected => "AsExpected",
+            Self::AsWanted => "AsWanted",
+            Self::FieldIgnored => "FieldIgnored",
+            Self::WrongNamespace => "WrongNamespace",
+        }
+    }
+}
+
 /// Sets a condition; its time changes only when its status does. Returns whether anything changed.
 pub fn set(conditions: &mut Vec<Condition>, new: Condition) -> bool {
     match conditions.iter_mut().find(|c| c.type_ == new.type_) {

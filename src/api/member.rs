@@ -201,6 +201,9 @@ pub struct BootDrain {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightSpec {
+    /// Client URLs of all seats there may be: what an API server should list.
+    #[serde(default)]
+    pub seats: Vec<String>,
     /// Unique ID, echoed in the status.
     pub id: String,
     /// Addresses `ip:port` that must be free on this node.

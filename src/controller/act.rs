@@ -1,5 +1,7 @@
 //! Act: carries out one step. A membership call that fails in a passing way is no error: the next pass looks again.
 
+use std::net::IpAddr;
+
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
@@ -81,34 +83,9 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         let Some(member) = view.member_of(&name.0) else { continue };
         let Some(ip) = ips(node).first().copied() else { continue };
         let generation = next_generation(view, member, &name.0);
-        let spec = &view.cluster.spec;
-        let pod = spec.pod.clone().unwrap_or_default();
-        let resources = pod.resources.unwrap_or_default();
         let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence) + 1;
-        let seat = Seat {
-            image: format!("{}:v{}", view.repository, spec.plain_version()),
-            labels: pod.labels,
-            annotations: pod.annotations,
-            requests: resources.requests,
-            limits: resources.limits,
-            probe_port: members::PROBE_PORT,
-            order: OrderSpec {
-                sequence,
-                run: RunSpec::Wait,
-                cluster_id: None,
-                member_id: None,
-                member_name: format!("{name}-{generation}"),
-                peer_url: format!("https://{ip}:{}", members::PEER_PORT),
-                client_url: format!("https://{ip}:{}", members::CLIENT_PORT),
-                metrics_port: members::METRICS_PORT,
-                client_http_port: members::CLIENT_HTTP_PORT,
-                max_learners,
-                ask: Vec::new(),
-                bootstrap: None,
-                drain: None,
-                archive: None,
-            },
-        };
+        let mut seat = new_seat(view, &name.0, ip, generation);
+        (seat.order.sequence, seat.order.max_learners) = (sequence, max_learners);
         members::change(context, member, |spec| {
             spec.role = Role::Member;
             spec.generation = generation;
@@ -119,6 +96,37 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         .await?;
     }
     Ok(())
+}
+
+/// A seat as the spec wants it, whose etcd does not run yet.
+pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> Seat {
+    let spec = &view.cluster.spec;
+    let pod = spec.pod.clone().unwrap_or_default();
+    let resources = pod.resources.unwrap_or_default();
+    Seat {
+        image: format!("{}:v{}", view.repository, spec.plain_version()),
+        labels: pod.labels,
+        annotations: pod.annotations,
+        requests: resources.requests,
+        limits: resources.limits,
+        probe_port: members::PROBE_PORT,
+        order: OrderSpec {
+            sequence: 1,
+            run: RunSpec::Wait,
+            cluster_id: None,
+            member_id: None,
+            member_name: format!("{node}-{generation}"),
+            peer_url: format!("https://{ip}:{}", members::PEER_PORT),
+            client_url: format!("https://{ip}:{}", members::CLIENT_PORT),
+            metrics_port: members::METRICS_PORT,
+            client_http_port: members::CLIENT_HTTP_PORT,
+            max_learners: max_learners(view),
+            ask: Vec::new(),
+            bootstrap: None,
+            drain: None,
+            archive: None,
+        },
+    }
 }
 
 /// What the members that are there have, boot among them: see the keeper's contract.

@@ -231,12 +231,15 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     let boot = view.etcd.as_ref().ok().and_then(|r| r.members.first()).map(|(m, _)| m.clone());
     let mut reach: Vec<String> = view.boot_endpoint().map(members::address).into_iter().collect();
     reach.extend(boot.iter().flat_map(|m| m.peer_urls.iter()).map(|u| members::address(u)));
+    let ip_of = |node| ips(node).first().map(ToString::to_string);
+    let seats: Vec<String> =
+        view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", members::CLIENT_PORT)).collect();
     for member in asked(view) {
         let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
         let is_boot = member.spec.role == etcd_operator_api::member::Role::Boot;
         let addresses = node.map(ips).unwrap_or_default();
         let ports = if is_boot { Vec::new() } else { ports(addresses.first().map(ToString::to_string).unwrap_or_default()) };
-        let preflight = PreflightSpec { id: id.clone(), ports, reach: reach.clone() };
+        let preflight = PreflightSpec { id: id.clone(), seats: seats.clone(), ports, reach: reach.clone() };
         members::change(context, member, |spec| {
             spec.nonce.clone_from(&id);
             spec.preflight = Some(preflight.clone());

@@ -1,7 +1,7 @@
 //! What is written into the EtcdCluster: only what changed, and nothing at rest. Lag and other live numbers stay out of it.
 
 use etcd_operator_api::cluster::{Intent, Members, PivotStatus};
-use etcd_operator_api::condition::{self, Condition};
+use etcd_operator_api::condition::{self, Condition, Reason};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
 use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Readiness, Step, Tolerance, WaitFor};
 use kube::api::PostParams;
@@ -320,7 +320,7 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
                 None => "Unknown",
             }
             .into(),
-            reason: if reason.is_empty() { type_ } else { reason }.into(),
+            reason: if reason.is_empty() { Reason::AsExpected.as_str() } else { reason }.into(),
             message: message.into(),
             last_transition_time: time.clone(),
             observed_generation: generation,
@@ -333,13 +333,13 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         etcd_operator_plan::Etcd::Unknown { .. } => None,
     };
     match tolerance {
-        Some(tolerance) if tolerance >= Tolerance(0) => set("Available", Some(true), "QuorumHealthy", ""),
-        Some(_) => set("Available", Some(false), "NoQuorum", message),
+        Some(tolerance) if tolerance >= Tolerance(0) => set("Available", Some(true), Reason::QuorumHealthy.as_str(), ""),
+        Some(_) => set("Available", Some(false), Reason::NoQuorum.as_str(), message),
         // Nobody could be asked, which says nothing about those that serve.
         None => set("Available", None, reason, message),
     }
     let moving = matches!(plan, Plan::Do(_) | Plan::Wait { .. });
-    set("Progressing", Some(moving), if moving && reason.is_empty() { "StepUnderWay" } else { reason }, message);
+    set("Progressing", Some(moving), if moving && reason.is_empty() { Reason::StepUnderWay.as_str() } else { reason }, message);
     let pivot = status.pivot.clone().unwrap_or_default();
     let complete = match &seen.boot {
         Boot::None => true,
@@ -351,15 +351,15 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         Plan::Hold { .. } => set("Degraded", Some(true), reason, message),
         // During a pivot boot may be gone before its time, and members come and go: that is the pivot's business.
         Plan::Do(_) | Plan::Wait { .. } | Plan::Done if complete && !unhealthy.is_empty() => {
-            set("Degraded", Some(true), "MembersUnready", &unhealthy.join("; "));
+            set("Degraded", Some(true), Reason::MembersUnready.as_str(), &unhealthy.join("; "));
         }
-        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => set("Degraded", Some(false), "AsExpected", ""),
+        Plan::Do(_) | Plan::Wait { .. } | Plan::Done => set("Degraded", Some(false), Reason::AsExpected.as_str(), ""),
     }
     if view.boot_endpoint().is_some() {
         let why = match (complete, &pivot.boot_removed) {
-            (true, _) => "BootRemoved",
-            (false, Some(_)) => "BootTombstone",
-            (false, None) => "BootIsMember",
+            (true, _) => Reason::BootRemoved.as_str(),
+            (false, Some(_)) => WaitFor::BootTombstone.as_str(),
+            (false, None) => Reason::BootIsMember.as_str(),
         };
         set("PivotComplete", Some(complete), why, if complete { "" } else { message });
     }
@@ -369,9 +369,9 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         "Ready",
         Some(ready),
         if ready {
-            "AsWanted"
+            Reason::AsWanted.as_str()
         } else if reason.is_empty() {
-            "NotYet"
+            Reason::NotYet.as_str()
         } else {
             reason
         },
@@ -381,7 +381,7 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
     ignored.extend(not_rolled_out(view));
     if !ignored.is_empty() {
         let message = format!("accepted and without effect: {}; see docs/compatibility.md", ignored.join(", "));
-        set("FieldIgnored", Some(true), "FieldIgnored", &message);
+        set("FieldIgnored", Some(true), Reason::FieldIgnored.as_str(), &message);
     } else {
         all.retain(|c| c.type_ != "FieldIgnored");
     }
@@ -490,17 +490,17 @@ pub(crate) async fn refuse_namespace(context: &Context, cluster: &EtcdCluster) -
     );
     let mut status = cluster.status.clone().unwrap_or_default();
     let generation = cluster.metadata.generation.unwrap_or(0);
-    if status.reason == "WrongNamespace" && status.observed_generation == generation {
+    if status.reason == Reason::WrongNamespace.as_str() && status.observed_generation == generation {
         return Ok(());
     }
     status.phase = "Failed".into();
-    status.reason = "WrongNamespace".into();
+    status.reason = Reason::WrongNamespace.as_str().into();
     status.message.clone_from(&message);
     status.observed_generation = generation;
     let ready = Condition {
         type_: "Ready".into(),
         status: "False".into(),
-        reason: "WrongNamespace".into(),
+        reason: Reason::WrongNamespace.as_str().into(),
         message,
         last_transition_time: clock::now_rfc3339(),
         observed_generation: generation,

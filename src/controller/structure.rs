@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, Role};
+use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec};
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
@@ -12,15 +12,20 @@ use super::observe::{View, ips, is_fresh};
 use super::{Context, ControllerError, members};
 use crate::pki::{self, Ca, Usage};
 
+/// An agent's word for an order that is older than the one on its node (`agent/problem.rs`).
+const ORDER_OLDER: &str = "OrderOlder";
+
 /// Creates what is missing, and signs what is asked for. Nothing here touches etcd. Returns how many objects were written: the view is
 /// then older than they are.
 pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
     let mut written = 0;
     let cluster = view.name();
     for node in &view.nodes {
+        let addresses = ips(node);
         let node = node.name_any();
         if view.member_of(&node).is_none() {
-            let spec = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
+            let blank = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
+            let spec = restored(view, &node, &addresses, blank);
             members::create(context, &members::name_of(&cluster, &node), spec).await?;
             written += 1;
         }
@@ -33,6 +38,9 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
         spec.boot = Some(BootSpec { client_endpoint, snapshot: None, drain: None, tombstone: None });
         members::create(context, &members::boot_name(&cluster), spec).await?;
         written += 1;
+    }
+    for member in view.seats() {
+        written += newer_order(context, member).await?;
     }
     if let Some(member) = view.boot_member() {
         written += boot_orders(context, view, member).await?;
@@ -66,6 +74,41 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
         }
     }
     Ok(written)
+}
+
+/// An EtcdMember that was deleted by hand while its member is listed is made again as it was (F31); else blank.
+fn restored(view: &View, node: &str, addresses: &[IpAddr], blank: EtcdMemberSpec) -> EtcdMemberSpec {
+    let Ok(reading) = &view.etcd else { return blank };
+    let of_node = |ip: &IpAddr| {
+        let url = format!("https://{ip}:{}", members::PEER_PORT);
+        let (member, _) = reading.members.iter().find(|(m, _)| m.peer_urls.contains(&url))?;
+        let generation: i64 = member.name.strip_prefix(&format!("{node}-"))?.parse().ok()?;
+        Some((*ip, member.id, generation))
+    };
+    let Some((ip, id, generation)) = addresses.iter().find_map(of_node) else { return blank };
+    tracing::info!(node, member = %id, "the EtcdMember of a listed member is gone and is made again");
+    let mut seat = super::act::new_seat(view, node, ip, generation);
+    seat.order.run = RunSpec::Run;
+    seat.order.cluster_id = Some(reading.cluster_id.to_string());
+    seat.order.member_id = Some(id.to_string());
+    seat.order.ask = reading.members.iter().filter(|(m, _)| m.id != id).flat_map(|(m, _)| m.client_urls.clone()).collect();
+    EtcdMemberSpec { role: Role::Member, generation, nonce: members::unique("seat"), seat: Some(seat), ..blank }
+}
+
+/// The node knows a later order than the EtcdMember, which was made again or restored from an older state: its count goes on from there.
+async fn newer_order(context: &Context, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let status = member.status.clone().unwrap_or_default();
+    let Some(keeper) = status.keeper.filter(|_| status.problem == ORDER_OLDER) else { return Ok(0) };
+    let changed = members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat
+            && keeper.order_lineage == spec.lineage
+            && keeper.order_sequence >= seat.order.sequence
+        {
+            seat.order.sequence = keeper.order_sequence + 1;
+        }
+    })
+    .await?;
+    Ok(usize::from(changed.spec != member.spec))
 }
 
 /// Boot's EtcdMember may be left over from an earlier EtcdCluster, whose endpoint was wrong; and after an abort the next pivot takes a

@@ -7,13 +7,16 @@ cd "$(dirname "$0")/../.."
 bed=${BED:-${CARGO_TARGET_DIR:?run this by make bench}/debug/bed}
 runs=${RUNS:-3} size=${SIZE:-3}
 json=target/bed/bed.json
-trap '"$bed" down > /dev/null 2>&1 || true' EXIT
+[ ! -e target/bed/state.json ] || { echo "a bed is up, which the benchmark would take away: make bed-down first" >&2; exit 1; }
 log=$(mktemp -d)
+clean_up() { "$bed" down > /dev/null 2>&1 || true; rm -rf "$log"; }
+trap clean_up EXIT
+trap 'exit 130' INT TERM
 
 now() { date +%s%3N; }
 fresh() {
     "$bed" down > /dev/null 2>&1 || true
-    "$bed" thaw bench > "$log/thaw" 2>&1
+    "$bed" thaw bench > "$log/thaw" 2>&1 || { cat "$log/thaw" >&2; exit 1; }
     export KUBECONFIG=$PWD/target/bed/admin.kubeconfig
     for what in daemonset/etcd-operator-agent deployment/etcd-operator-controller; do
         target/bed/bin/kubectl -n kube-system rollout status --timeout=180s "$what" > /dev/null
@@ -40,10 +43,9 @@ rss() { # process: largest resident set on any node, in KiB
 }
 
 echo "making the bed that all runs start from"
-"$bed" down > /dev/null 2>&1 || true
-"$bed" up > "$log/up" 2>&1
-"$bed" install > "$log/install" 2>&1
-"$bed" freeze bench > "$log/freeze" 2>&1
+"$bed" up
+"$bed" install
+"$bed" freeze bench
 for run in $(seq "$runs"); do
     echo "run $run of $runs"
     measure by-hand-waiting env WAIT_CLIENTS=1 SIZE="$size" tests/bench/by-hand.sh "$json"

@@ -142,6 +142,19 @@ fn is_boot(proc: &Path, pid: i32, endpoint: SocketAddr) -> bool {
     program.is_some_and(|name| name == "etcd") && listens && !parent_is_keeper(proc, pid)
 }
 
+/// `--etcd-servers` of the API servers that run on the node.
+pub(crate) fn api_servers(proc: &Path) -> Vec<Vec<String>> {
+    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let servers = pids.filter_map(|pid| {
+        let words = command_line(proc, pid);
+        let program = Path::new(words.first()?).file_name()?;
+        let list = flag(&words, "etcd-servers")?;
+        (program == "kube-apiserver").then(|| list.split(',').map(|url| url.trim().trim_end_matches('/').to_owned()).collect())
+    });
+    servers.collect()
+}
+
 fn command_line(proc: &Path, pid: i32) -> Vec<String> {
     let bytes = std::fs::read(proc.join(pid.to_string()).join("cmdline")).unwrap_or_default();
     bytes

@@ -51,6 +51,18 @@ fn boots_manifest_is_found_among_others() {
 }
 
 #[test]
+fn an_api_servers_list_is_read_from_its_arguments() {
+    let proc = tempfile::tempdir().unwrap();
+    for (pid, line) in
+        [("7", "/usr/bin/kube-apiserver\0--etcd-servers=https://192.0.2.10:12379,https://192.0.2.11:2379/\0"), ("8", "etcd\0")]
+    {
+        fs::create_dir(proc.path().join(pid)).unwrap();
+        fs::write(proc.path().join(pid).join("cmdline"), line).unwrap();
+    }
+    assert_eq!(super::api_servers(proc.path()), [["https://192.0.2.10:12379", "https://192.0.2.11:2379"]]);
+}
+
+#[test]
 fn a_shells_command_and_environment_are_understood_too() {
     let dir = tempfile::tempdir().unwrap();
     let shell = BOOT

@@ -1,7 +1,7 @@
 //! The boot member on its node: a snapshot of it, its end (drain, remove, kill), its tombstone.
 
 mod drain;
-mod find;
+pub(crate) mod find;
 mod snapshot;
 mod tombstone;
 

@@ -102,7 +102,7 @@ async fn a_seat_is_prepared_reported_and_then_left_at_rest() {
     let _agent = bed.agent();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let preflight = PreflightSpec { id: "p1".into(), ports: vec![taken.clone()], reach: vec![taken.clone()] };
+    let preflight = PreflightSpec { id: "p1".into(), seats: Vec::new(), ports: vec![taken.clone()], reach: vec![taken.clone()] };
     bed.create(MEMBER, EtcdMemberSpec { seat: Some(seat()), preflight: Some(preflight), ..spec(Role::Member) }).await;
 
     let member = bed
@@ -181,6 +181,8 @@ async fn boot_is_copied_drained_killed_after_its_removal_and_buried_while_the_ap
     let file = std::path::Path::new(&snapshot.path);
     assert_eq!(i64::try_from(std::fs::metadata(file).unwrap().len()).unwrap(), snapshot.bytes);
     assert!(bed.snapshot_is_whole(file));
+    // All of the cluster's Secrets are in it.
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(file).unwrap().permissions()) & 0o777, 0o600);
 
     // Clients of boot are counted.
     let at_boot = bed.client(&boot).await;

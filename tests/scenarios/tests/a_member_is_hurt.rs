@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use etcd_operator_bed::faults::{self, Process, Signal};
 use etcd_operator_bed::layout::Node;
+use etcd_operator_bed::node::exec;
 use etcd_operator_scenarios::{Stage, is_sampled};
 use serde_json::Value;
 
@@ -91,18 +92,23 @@ fn a_frozen_keeper(member: &Member) {
     assert!(member.serves());
 }
 
-/// The node starts without its data disk, which is mounted while the keeper waits: nothing is replaced, the member goes on.
+/// The node starts while another file system is where its data belongs, empty; then the disk is there. Nothing is replaced, and the member
+/// goes on.
 fn a_late_disk(member: &Member) {
     let node = std::slice::from_ref(&member.node);
     member.stage.bed.power_cut(node).unwrap();
-    let aside = member.data().with_extension("aside");
-    std::fs::rename(member.data(), &aside).unwrap();
-    std::fs::create_dir(member.data()).unwrap();
     member.stage.bed.start(node).unwrap();
-    member.until("the keeper misses the disk", || member.state()["reason"] == "DiskMissing");
+    // Long before the node's containerd is up.
+    exec(&member.node, &["mount", "-t", "tmpfs", "tmpfs", "/var/lib/etcd"]).unwrap();
+    let problem = ["get", "etcdm", "kube-etcd-cp2", "-n", "kube-system", "-o", "jsonpath={.status.problem}"];
+    member.until("the agent misses the disk", || member.stage.bed.kubectl(&problem).is_ok_and(|p| p == "DiskMissing"));
     assert_eq!(member.etcd(), None);
-    std::fs::remove_dir_all(member.data()).unwrap();
-    std::fs::rename(&aside, member.data()).unwrap();
+    assert_eq!(
+        exec(&member.node, &["ls", "-A", "/var/lib/etcd"]).unwrap().trim(),
+        "",
+        "something was made on the wrong file system"
+    );
+    exec(&member.node, &["umount", "/var/lib/etcd"]).unwrap();
     member.until("etcd serves once the disk is there", || member.serves());
     assert_eq!(member.stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
 }

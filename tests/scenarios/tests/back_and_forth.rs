@@ -2,16 +2,21 @@
 
 use std::time::Duration;
 
-use etcd_operator_scenarios::{Stage, assert_clean, is_sampled};
+use etcd_operator_scenarios::{Stage, assert_clean, is_sampled, text_of};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// A pivot that stands at its gate: three voters beside boot, and boot's removal held by hand.
+/// A pivot that stands at its gate: three voters beside boot, and boot's removal held, as the command had no time for more.
 fn held_before_the_removal() -> Stage {
     let stage = Stage::with_boot_on("cp1");
-    let mut object = stage.etcd_cluster(3);
-    object["spec"]["selfHosted"]["holdBootRemoval"] = true.into();
-    stage.bed.apply(&object).unwrap();
+    let output = stage.pivot_command(3).args(["--timeout", "5", "-o", "json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", text_of(&output));
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let last = lines.last().expect("an outcome");
+    assert_eq!((&last["outcome"], &last["exitCode"]), (&"timedOut".into(), &4.into()), "{last}");
+    assert_eq!(stage.cluster()["spec"]["selfHosted"]["holdBootRemoval"], true);
     stage.until("the pivot is held before boot's removal", LIMIT, || stage.cluster()["status"]["reason"] == "HoldBootRemoval");
     assert_eq!(stage.members(), ["boot", "cp1-1", "cp2-1", "cp3-1"]);
     stage
@@ -51,7 +56,8 @@ fn boot_goes_while_nobody_else_is_connected_to_it() {
     // API servers that list the members only: from here on boot has no client but the operator.
     let seats: Vec<String> = stage.bed.options().all().iter().map(|n| format!("https://{}:2379", n.ip())).collect();
     stage.bed.handover(&seats).unwrap();
-    let verdict = stage.under_witness(Some(3), |_| {}, || stage.pivot(3));
+    // The witness, too, keeps away from boot.
+    let verdict = stage.under_witness(Some(3), |options| options.leave_boot_alone = true, || stage.pivot(3));
     assert_clean(&verdict);
     assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
 }

@@ -180,5 +180,8 @@ fn an_api_server_that_lists_only_boot_holds_the_pivot() {
     let text = text_of(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(text.contains("ApiServerOnBootMember") && text.contains("--etcd-servers"), "{text}");
+    // However long.
+    std::thread::sleep(Duration::from_secs(60));
+    assert_eq!(stage.cluster()["status"]["reason"], "ApiServerOnBootMember");
     assert!(stage.members().contains(&"boot".to_owned()));
 }

@@ -26,6 +26,8 @@ pub struct Options {
     pub objects_per_type: usize,
     /// Voters that must be there when boot goes, if known.
     pub size: Option<usize>,
+    /// Boot's etcd is not polled: nobody but its own clients is connected to it.
+    pub leave_boot_alone: bool,
     /// Invariants that this run breaks on purpose (a power cut fails writes): reported, not judged.
     pub allow: Vec<Invariant>,
 }
@@ -42,6 +44,7 @@ impl Options {
             poll: Duration::from_millis(100),
             objects_per_type: 2,
             size: None,
+            leave_boot_alone: false,
             allow: Vec::new(),
         }
     }

@@ -82,7 +82,15 @@ impl Witness {
         let (stop_writing, writing) = watch::channel(false);
         let (stop_watching, watching) = watch::channel(false);
         let mut others = JoinSet::new();
-        others.spawn(poller::poll_all(bed.etcd_endpoints(), credentials, recorder.clone(), options.poll, watching.clone()));
+        let left_alone = options.leave_boot_alone.then(|| bed.boot.client_endpoint.trim_end_matches('/').to_owned());
+        others.spawn(poller::poll_all(
+            bed.etcd_endpoints(),
+            left_alone,
+            credentials,
+            recorder.clone(),
+            options.poll,
+            watching.clone(),
+        ));
         for (index, (kind, from)) in prepared.kinds.into_iter().enumerate() {
             let watcher = Watcher { api: api.clone(), pool: pool.clone(), recorder: recorder.clone(), kind, index, from };
             others.spawn(watcher.run(watching.clone()));

@@ -16,9 +16,10 @@ use crate::recorder::Recorder;
 /// Failures in a row after which a connection is opened anew: one to a node that lost power gets no end.
 const FAILURES: u32 = 3;
 
-/// Polls the given endpoints, and those that member lists name, until told to stop.
+/// Polls the given endpoints, and those that member lists name, until told to stop; one of them may be left alone.
 pub async fn poll_all(
     endpoints: Vec<String>,
+    left_alone: Option<String>,
     credentials: Credentials,
     recorder: Recorder,
     pause: Duration,
@@ -37,6 +38,9 @@ pub async fn poll_all(
             url = founds.recv() => url,
         };
         let Some(url) = url.map(|url| url.trim_end_matches('/').to_string()) else { return };
+        if left_alone.as_ref() == Some(&url) {
+            continue;
+        }
         // Boot may advertise its loopback address; that one is polled by the address in bed.json.
         if url.contains("//127.0.0.1") && !known.is_empty() || !known.insert(url.clone()) {
             continue;
