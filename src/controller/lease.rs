@@ -95,15 +95,29 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self, held: &watch::Sender<bool>, mut stopped: watch::Receiver<bool>) {
         let mut renewed = clock::instant();
+        // What was said last, so that it is said once and not every 2 s.
+        let mut said = String::new();
+        let mut say = |text: String| {
+            if said != text {
+                tracing::info!("{text}");
+                said = text;
+            }
+        };
         loop {
             match clock::within(self.times.renew_deadline, self.try_once()).await {
                 Some(Ok(true)) => {
                     renewed = clock::instant();
                     set(held, true);
+                    say("this replica leads".into());
                 }
-                Some(Ok(false)) => set(held, false),
-                Some(Err(error)) => tracing::debug!(error = %error, "Lease not renewed"),
-                None => tracing::debug!("the API did not answer while renewing the Lease"),
+                Some(Ok(false)) => {
+                    set(held, false);
+                    say("another replica leads".into());
+                }
+                Some(Err(error)) => {
+                    say(format!("the Lease {NAME} cannot be read or written, so this replica does nothing: {error}"))
+                }
+                None => say(format!("the API does not answer for the Lease {NAME}, so this replica does nothing")),
             }
             if renewed.elapsed() >= self.times.renew_deadline {
                 set(held, false);

@@ -85,7 +85,7 @@ pub fn check(layout: &Layout) -> Result<()> {
         .collect();
     if !found("go") {
         problems
-            .push("  `go` 1.24 or later in PATH (Kubernetes and etcd are built from their modules): https://go.dev/dl".into());
+            .push("  `go` 1.26 or later in PATH (Kubernetes and etcd are built from their modules): https://go.dev/dl".into());
     }
     let go = layout.cache()?.join("go");
     let built = std::fs::read_dir(&go).into_iter().flatten().flatten();
