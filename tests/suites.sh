@@ -15,7 +15,7 @@ KUBE_BIN=$(tests/bed/go/build.sh kubernetes)
 export ETCD_BIN KUBE_BIN
 # No test waits for it while others run beside it.
 export KEEPER_FREEZE_SECONDS=${KEEPER_FREEZE_SECONDS:-60}
-if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-20000}; fi
+if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-3000}; fi
 export WORLD_SEED=${WORLD_SEED:-$TEST_SEED}
 
 log=$(mktemp -d)

@@ -49,8 +49,9 @@ struct Inputs<'a> {
     data: &'a Path,
 }
 
-/// Writes the manifest if it is missing, edited, or its inputs changed. Returns whether it wrote.
-pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat) -> Result<bool, Problem> {
+/// Writes the manifest if it is missing, edited, or its inputs changed. Returns whether it wrote. New inputs wait while etcd runs: each node
+/// would restart its etcd when it likes, all at once if it comes to that.
+pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat, runs: bool) -> Result<bool, Problem> {
     let (here, node) = (args.paths(cluster), args.node_paths(cluster));
     let inputs = Inputs {
         namespace: &args.namespace,
@@ -67,8 +68,13 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat) -> Result<bool
     let digest = digest(&inputs)?;
     let copy_file = notes(&here).join("manifest.yaml");
     let copy = files::read(&copy_file)?.map(|text| String::from_utf8_lossy(&text).into_owned());
+    let mut waits = false;
     let text = match copy {
         Some(text) if inputs_of(&text).as_deref() == Some(digest.as_str()) => text,
+        Some(text) if runs && inputs_of(&text).is_some() => {
+            waits = true;
+            text
+        }
         Some(_) | None => {
             files::make_dir(&notes(&here), 0o700)?;
             let text = render(&inputs, &digest, &seed(&here)?)?;
@@ -76,7 +82,15 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat) -> Result<bool
             text
         }
     };
-    files::write_if_changed(&args.static_pods().join(format!("etcd-{cluster}.yaml")), text.as_bytes(), files::SECRET)
+    let wrote =
+        files::write_if_changed(&args.static_pods().join(format!("etcd-{cluster}.yaml")), text.as_bytes(), files::SECRET)?;
+    if waits {
+        return Err(Problem::new(
+            Reason::NotRolledOut,
+            "spec.seat's image, resources, labels or annotations differ from those of the pod that runs, which keeps its own: changes are not rolled out to running members yet; set the fields of the EtcdCluster back",
+        ));
+    }
+    Ok(wrote)
 }
 
 /// Takes the manifest away; the copy stays. Returns whether there was one.
@@ -279,20 +293,20 @@ mod tests {
         std::fs::create_dir_all(&args.static_pod_path).unwrap();
         let file = args.static_pod_path.join("etcd-kube-etcd.yaml");
         let mut seat = testing::member().spec.seat.unwrap();
-        assert!(apply(&args, "kube-etcd", &seat).unwrap());
-        assert!(!apply(&args, "kube-etcd", &seat).unwrap());
+        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
+        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
         let first = std::fs::read_to_string(&file).unwrap();
 
         // The order is not in it.
         seat.order.sequence += 1;
         seat.order.ask.clear();
-        assert!(!apply(&args, "kube-etcd", &seat).unwrap());
+        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
 
         // Deleted, edited or torn by somebody: back comes the very same text, so the kubelet sees the very same pod.
         std::fs::remove_file(&file).unwrap();
-        assert!(apply(&args, "kube-etcd", &seat).unwrap());
+        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
         std::fs::write(&file, "apiVersion: v1\nkind: P").unwrap();
-        assert!(apply(&args, "kube-etcd", &seat).unwrap());
+        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), first);
 
         // Another renderer of the same inputs does not replace it.
@@ -300,10 +314,13 @@ mod tests {
         let older = first.replace("timeoutSeconds: 10", "timeoutSeconds: 9");
         std::fs::write(&copy, &older).unwrap();
         std::fs::write(&file, &older).unwrap();
-        assert!(!apply(&args, "kube-etcd", &seat).unwrap());
+        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
 
+        // New inputs wait while etcd runs.
         seat.image = "registry.example/etcd:v3.6.17".into();
-        assert!(apply(&args, "kube-etcd", &seat).unwrap());
+        assert_eq!(apply(&args, "kube-etcd", &seat, true).unwrap_err().reason, Reason::NotRolledOut);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), older);
+        assert!(apply(&args, "kube-etcd", &seat, false).unwrap());
         let names: Vec<_> = std::fs::read_dir(&args.static_pod_path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["etcd-kube-etcd.yaml"], "each other name would be a pod");
     }

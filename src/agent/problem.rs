@@ -18,6 +18,8 @@ pub enum Reason {
     CertificateMismatch,
     /// The spec's order is older than the one on disk.
     OrderOlder,
+    /// Image, resources, labels or annotations differ from the pod's, whose etcd runs: rewriting it would restart etcd.
+    NotRolledOut,
     /// The keeper on this node does not read the format of order that this agent writes.
     KeeperTooOld,
     /// A file or directory on the node could not be read or written.
@@ -26,13 +28,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the test that looks for their runbook sections.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidSpec,
         Self::DiskMissing,
         Self::DataDirNotOurs,
         Self::KeysUnusable,
         Self::CertificateMismatch,
         Self::OrderOlder,
+        Self::NotRolledOut,
         Self::KeeperTooOld,
         Self::NodeFiles,
     ];
@@ -47,6 +50,7 @@ impl Reason {
             Self::KeysUnusable => "KeysUnusable",
             Self::CertificateMismatch => "CertificateMismatch",
             Self::OrderOlder => "OrderOlder",
+            Self::NotRolledOut => "NotRolledOut",
             Self::KeeperTooOld => "KeeperTooOld",
             Self::NodeFiles => "NodeFiles",
         }

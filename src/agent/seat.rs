@@ -17,7 +17,9 @@ pub(crate) fn apply(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Resul
     let paths = args.paths(&member.spec.cluster_name);
     copy_keeper(args, &paths)?;
     write_order(&paths, member.spec.lineage, &seat.order)?;
-    if manifest::apply(args, &member.spec.cluster_name, seat)? {
+    let state: Option<State> = files::read_json(&paths.state())?;
+    let runs = state.is_some_and(|state| matches!(state.phase, Phase::Running | Phase::Draining));
+    if manifest::apply(args, &member.spec.cluster_name, seat, runs)? {
         tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest written");
     }
     Ok(())
@@ -210,7 +212,7 @@ mod tests {
         let paths = args.paths(&member.spec.cluster_name);
         std::fs::create_dir_all(&paths.dir).unwrap();
         let mut seat = member.spec.seat.clone().unwrap();
-        manifest::apply(&args, &member.spec.cluster_name, &seat).unwrap();
+        manifest::apply(&args, &member.spec.cluster_name, &seat, false).unwrap();
         write_order(&paths, member.spec.lineage, &seat.order).unwrap();
         let pod = args.static_pods().join(format!("etcd-{}.yaml", member.spec.cluster_name));
 
@@ -225,7 +227,7 @@ mod tests {
             assert_eq!(written(&paths).run, Run::Stop);
         }
         // Given away again: the very same pod.
-        assert!(manifest::apply(&args, &member.spec.cluster_name, &seat).unwrap());
+        assert!(manifest::apply(&args, &member.spec.cluster_name, &seat, false).unwrap());
     }
 
     #[test]

@@ -29,7 +29,10 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
     if view.etcd.is_ok() {
-        published::publish(context, &view, memory).await?;
+        // Nobody's pivot waits for it: it is tried again in each pass, and said.
+        if let Err(error) = published::publish(context, &view, memory).await {
+            status::not_published(context, &view, memory, &error).await;
+        }
     }
     let new = status::compute(context, &view, memory, &seen, &plan);
     if new.pivot.as_ref().is_some_and(|p| p.phase == "Aborted") {

@@ -178,7 +178,13 @@ fn silent_agents(seen: &Observed) -> String {
     seen.nodes.iter().filter(silent).map(|n| n.name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The seats whose member is no voter yet, and what their keepers say.
+/// Entries in one significant digit: a message that changes with each of them would be written all the time.
+fn about(entries: u64) -> u64 {
+    let digit = 10_u64.pow(entries.checked_ilog10().unwrap_or(0));
+    entries / digit * digit
+}
+
+/// The seats whose member is no voter yet, how far behind it is, and what their keepers say.
 fn learners(view: &View, seen: &Observed) -> String {
     let etcd_operator_plan::Etcd::Known { members, .. } = &seen.etcd else { return String::new() };
     let is_learner = |s: &&etcd_operator_plan::Seat| members.iter().any(|m| m.is_learner && m.peer_urls.contains(&s.peer_url));
@@ -186,7 +192,14 @@ fn learners(view: &View, seen: &Observed) -> String {
         let status = view.member_of(&s.node.0).and_then(|m| m.status.clone()).unwrap_or_default();
         let keeper = status.keeper.filter(|k| !k.message.is_empty());
         let said = keeper.map(|k| format!(" ({}: {})", k.reason, k.message)).unwrap_or_default();
-        format!("{}{said}", s.node)
+        let learner = members.iter().find(|m| m.peer_urls.contains(&s.peer_url));
+        let behind = match learner.map(|m| m.health) {
+            Some(etcd_operator_plan::EtcdHealth::Healthy { lag: (now, _), .. }) if now < u64::MAX => {
+                format!(", about {} entries behind", about(now))
+            }
+            _ => String::new(),
+        };
+        format!("{}{behind}{said}", s.node)
     };
     seen.seats.iter().filter(is_learner).map(words).collect::<Vec<_>>().join("; ")
 }
@@ -468,6 +481,17 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         _ => return,
     };
     publish(context, &view.cluster, type_, reason.into(), note).await;
+}
+
+/// The endpoints could not be published.
+pub(crate) async fn not_published(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
+    let note =
+        format!("{error}; an EtcdCluster of another name than kube-etcd needs its ConfigMap in deploy/rbac-controller.yaml");
+    if memory.last_event != note {
+        memory.last_event.clone_from(&note);
+        tracing::warn!("{note}");
+        publish(context, &view.cluster, EventType::Warning, "EndpointsNotPublished".into(), note).await;
+    }
 }
 
 /// An Event that cannot be written is only logged: it must not stop the work.

@@ -6,6 +6,7 @@
 #   SIZE=3            members at the end
 #   SEATS="cp1 cp2"   the nodes that get one (default: the first SIZE of the bed)
 #   PARALLEL=1        add all learners before the first starts, instead of one after the other (etcd waits 5 s between)
+#   CAREFUL=1         a snapshot of boot first, and the gate before boot goes: a write and a read through each member, equal hashes
 #   WAIT_CLIENTS=1    before boot goes, wait until the API servers hold as many sockets to each new member as to boot
 #   CLIENTS_LIMIT=145 but no longer than this many seconds (gRPC's longest reconnect backoff)
 #   BLUNT=1           don't wait for clients nor move the leader: kill boot, then remove it
@@ -90,7 +91,7 @@ start_member() { # node: the static manifest, written in one rename
                     "--listen-client-http-urls=http://127.0.0.1:2381",
                     "--listen-peer-urls=https://\($ip):2380", "--initial-advertise-peer-urls=https://\($ip):2380",
                     "--initial-cluster=\($cluster)", "--initial-cluster-state=existing", "--max-learners=9",
-                    "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true",
+                    "--feature-gates=InitialCorruptCheck=false,CompactHashCheck=true",
                     "--trusted-ca-file=\($pki)/ca.crt", "--cert-file=\($pki)/by-hand-server.crt", "--key-file=\($pki)/by-hand-server.key", "--client-cert-auth=true",
                     "--peer-trusted-ca-file=\($pki)/ca.crt", "--peer-cert-file=\($pki)/by-hand-peer.crt", "--peer-key-file=\($pki)/by-hand-peer.key", "--peer-client-cert-auth=true"],
                   volumeMounts: [{name: "pki", mountPath: $pki, readOnly: true}, {name: "data", mountPath: "/var/lib/etcd"}],
@@ -139,6 +140,25 @@ wait_for_clients() {
     step clients-seen
 }
 
+snapshot() {
+    local folder; folder=$(mktemp -d)
+    ctl "$boot_url" snapshot save "$folder/boot.db" > /dev/null 2>&1 || fail "the snapshot of boot"
+    rm -r "$folder"
+    step snapshot
+}
+
+gate() {
+    local node revision hashes
+    for node in "${seats[@]}"; do
+        ctl "$(url "$node")" put etcd-by-hand/gate "$node" > /dev/null && ctl "$(url "$node")" get etcd-by-hand/gate > /dev/null || fail "no write through $node"
+    done
+    ctl "$boot_url" del etcd-by-hand/gate > /dev/null
+    revision=$(ctl "$boot_url" endpoint status -w json | jq '.[0].Status.header.revision')
+    hashes=$(ctl "$rest,$boot_url" endpoint hashkv --rev "$revision" -w json | jq '[.[].HashKV.hash] | unique | length')
+    [ "$hashes" = 1 ] || fail "the hashes differ at revision $revision"
+    step gate
+}
+
 boot_pid() {
     local pid
     for pid in $(ip netns pids "etcdbed-$boot_node"); do
@@ -162,6 +182,7 @@ step certificates
 rest=$(for node in "${seats[@]}"; do url "$node"; done | paste -sd,)
 boot_id=$(ctl "$boot_url" member list -w simple | awk -F', ' '$3 == "boot" {print $1}')
 pid=$(boot_pid) || fail "boot etcd's process was not found on $boot_node"
+[ "${CAREFUL:-}" != 1 ] || snapshot
 if [ "${PARALLEL:-}" = 1 ]; then
     for node in "${seats[@]}"; do add_learner "$node"; done
     for node in "${seats[@]}"; do start_member "$node"; done
@@ -174,6 +195,7 @@ for node in "${seats[@]}"; do
     promote "$node"
 done
 if [ "$size" != 1 ] && [ "${WAIT_CLIENTS:-}" = 1 ]; then wait_for_clients; fi
+[ "${CAREFUL:-}" != 1 ] || gate
 
 if [ "${BLUNT:-}" != 1 ] || [ "${MOVE_LEADER:-}" = 1 ]; then leader_off_boot; fi
 if [ "${BLUNT:-}" = 1 ]; then

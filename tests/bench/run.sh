@@ -48,8 +48,8 @@ echo "making the bed that all runs start from"
 "$bed" freeze bench
 for run in $(seq "$runs"); do
     echo "run $run of $runs"
-    measure by-hand-waiting env WAIT_CLIENTS=1 SIZE="$size" tests/bench/by-hand.sh "$json"
-    measure by-hand env SIZE="$size" tests/bench/by-hand.sh "$json"
+    measure by-hand-waiting env CAREFUL=1 WAIT_CLIENTS=1 SIZE="$size" tests/bench/by-hand.sh "$json"
+    measure by-hand env CAREFUL=1 SIZE="$size" tests/bench/by-hand.sh "$json"
     measure operator env SIZE="$size" tests/pivot.sh
 done
 controller=$(rss controller) agent=$(rss agent) keeper=$(rss keeper)
