@@ -73,7 +73,7 @@ suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
 suite api cargo test --locked -q -p etcd-operator --test api
 suite witness cargo test --locked -q -p etcd-operator-witness
 if [ "$tier" = soak ]; then
-    suite bed cargo test --locked -q -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture
+    suite bed cargo test --locked -q --no-fail-fast -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture
 fi
 suite scenarios cargo test --locked -q --no-fail-fast -p etcd-operator-scenarios -- --test-threads=1 --nocapture
 
