@@ -1,19 +1,6 @@
-//! The only place that reads a clock or sleeps.
+//! The clock of this program, and times as text.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Milliseconds since 1970.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A monotonic instant.
-#[must_use]
-pub fn instant() -> Instant {
-    Instant::now()
-}
+pub use etcd_operator_client::clock::{Instant, instant, now_ms, sleep, within};
 
 /// Now, RFC 3339 with seconds, UTC.
 #[must_use]
@@ -32,14 +19,4 @@ pub fn rfc3339(ms: u64) -> String {
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<u64> {
     text.parse::<jiff::Timestamp>().ok().and_then(|t| u64::try_from(t.as_millisecond()).ok())
-}
-
-/// Waits.
-pub async fn sleep(duration: Duration) {
-    tokio::time::sleep(duration).await;
-}
-
-/// The future's outcome, or none if it takes longer.
-pub async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    tokio::time::timeout(limit, future).await.ok()
 }

@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use etcd_operator_client::clock::{self, Instant};
 use tokio::sync::Notify;
 
-use crate::clock;
+use crate::host::Agent;
 
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -30,7 +31,7 @@ impl<T> Default for Job<T> {
 impl<T: Clone + Send + 'static> Job<T> {
     /// Makes sure that the work for `id` is done, running, or will be tried again; `done` is told when its outcome changes. Work for an
     /// earlier ID is let finish first.
-    pub(crate) fn want<F>(&self, id: &str, done: &Arc<Notify>, work: impl FnOnce() -> F)
+    pub(crate) fn want<F>(&self, agent: &Agent, id: &str, done: &Arc<Notify>, work: impl FnOnce() -> F)
     where
         F: Future<Output = Result<T, String>> + Send + 'static,
     {
@@ -49,7 +50,7 @@ impl<T: Clone + Send + 'static> Job<T> {
         state.running = true;
         drop(state);
         let (shared, done, work) = (Arc::clone(&self.0), Arc::clone(done), work());
-        tokio::spawn(async move {
+        agent.spawn(async move {
             let outcome = work.await;
             let mut state = lock(&shared);
             state.running = false;

@@ -7,9 +7,9 @@
 //! **Invariant:** it reads no Secret; keys are made here and stay here.
 
 mod boot;
-mod clock;
 mod disk;
 mod files;
+pub mod host;
 mod jobs;
 mod manifest;
 mod node;
@@ -29,6 +29,8 @@ mod testing;
 pub use node::AgentArgs;
 pub use problem::{Problem, Reason};
 pub use validate::validate;
+
+use std::sync::Arc;
 
 use etcd_operator_client::{ApiServers, ClientError, ClientOptions};
 
@@ -59,19 +61,25 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     check(&args)?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
-    // A removal of boot that was begun waits for nobody, the API least of all.
-    let resumed = boot::resume(&args);
     let options = ClientOptions { api_servers: args.api_servers.clone(), kubeconfig: args.kubeconfig.clone() };
     let servers = ApiServers::connect(&options).await?;
     tracing::info!(node = %args.node_name, namespace = %args.namespace, servers = ?servers.urls(), "agent started");
     tokio::select! {
-        () = watch::run(args, servers) => {}
+        () = serve(args, servers, Arc::new(host::Linux)) => {}
         _ = terminate.recv() => tracing::info!("SIGTERM: the agent ends, etcd goes on"),
         _ = interrupt.recv() => tracing::info!("SIGINT: the agent ends, etcd goes on"),
     }
-    // The journal makes the next agent go on where this one stops.
-    drop(resumed);
     Ok(())
+}
+
+/// The agent itself; never ends. When it is dropped, all that it has under way ends with it: what is written down makes the next agent go
+/// on where this one stops.
+pub async fn serve(args: AgentArgs, servers: ApiServers, host: Arc<dyn host::Host>) {
+    let agent = host::Agent::new(args, host);
+    let _ends = host::EndsWith(Arc::clone(&agent));
+    // A removal of boot that was begun waits for nobody, the API least of all.
+    boot::resume(&agent);
+    watch::run(agent, servers).await;
 }
 
 fn check(args: &AgentArgs) -> Result<(), AgentError> {

@@ -3,15 +3,17 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_operator_api::member::{BootSpec, Check, PreflightSpec, PreflightStatus};
+use etcd_operator_client::clock;
 use futures::future::join_all;
 
 use crate::boot::{self, Place};
-use crate::clock;
 use crate::files;
+use crate::host::Agent;
 use crate::node::AgentArgs;
 use crate::problem::Problem;
 use crate::sockets::{self, Socket};
@@ -24,12 +26,11 @@ const FSYNC_LIMIT: Duration = Duration::from_millis(250);
 const FSYNC_WRITES: usize = 20;
 /// Room for a snapshot being received beside the database and the WAL, for a small cluster.
 const FREE_BYTES: u64 = 1 << 30;
-/// For one TCP connection.
-const REACH: Duration = Duration::from_secs(2);
 
 /// All checks; on boot's node also whether boot's data can be put away.
-pub(crate) async fn run(args: AgentArgs, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
-    let reach = join_all(spec.reach.iter().map(|address| reach(address))).await;
+pub(crate) async fn run(agent: Arc<Agent>, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
+    let reach = join_all(spec.reach.iter().map(|address| reach(&agent, address))).await;
+    let args = agent.args.clone();
     let (ports, seats) = (spec.ports.clone(), spec.seats.clone());
     let local = tokio::task::spawn_blocking(move || {
         let mut checks = self::ports(sockets::read(&args), &ports);
@@ -76,13 +77,10 @@ fn ports(sockets: Result<Vec<Socket>, Problem>, ports: &[String]) -> Vec<Check> 
         .collect()
 }
 
-async fn reach(address: &str) -> Check {
-    let outcome = match clock::within(REACH, tokio::net::TcpStream::connect(address)).await {
-        Some(Ok(_)) => Ok(format!("{address} accepts connections")),
-        Some(Err(error)) => {
-            Err(format!("{address} cannot be reached: {error}; check that it listens on that address and no firewall is between"))
-        }
-        None => Err(format!("{address} did not answer within {} s; check firewalls and routes", REACH.as_secs())),
+async fn reach(agent: &Agent, address: &str) -> Check {
+    let outcome = match agent.host.reach(address).await {
+        Ok(()) => Ok(format!("{address} accepts connections")),
+        Err(why) => Err(format!("{address} {why}; check that it listens on that address, and firewalls and routes")),
     };
     check("Reach", outcome)
 }
@@ -179,6 +177,7 @@ fn static_pods(args: &AgentArgs) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Linux;
     use crate::testing;
 
     #[tokio::test]
@@ -190,7 +189,7 @@ mod tests {
         let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let reach = vec![here.local_addr().unwrap().to_string()];
         let status = run(
-            args.clone(),
+            Agent::new(args.clone(), Arc::new(Linux)),
             PreflightSpec { id: "p1".into(), seats: Vec::new(), ports: vec!["127.0.0.1:1".into()], reach },
             None,
         )
@@ -212,8 +211,12 @@ mod tests {
         let args = AgentArgs { proc: "/proc".into(), ..testing::args(root.path()) };
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let ports = vec![taken.local_addr().unwrap().to_string()];
-        let status =
-            run(args, PreflightSpec { id: "p2".into(), seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] }, None).await;
+        let status = run(
+            Agent::new(args, Arc::new(Linux)),
+            PreflightSpec { id: "p2".into(), seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] },
+            None,
+        )
+        .await;
         let failed: Vec<_> =
             status.checks.iter().filter(|check| !check.ok && check.name != "Disk").map(|check| check.name.as_str()).collect();
         assert_eq!(failed, ["Port", "StaticPodPath", "Reach"]);

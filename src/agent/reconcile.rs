@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::{Csr, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role};
+use etcd_operator_client::clock;
 use tokio::sync::Notify;
 
 use crate::boot::{Boot, Place};
-use crate::clock;
 use crate::disk;
+use crate::host::Agent;
 use crate::jobs::Job;
 use crate::node::AgentArgs;
 use crate::pki::{self, Servers};
@@ -27,7 +28,7 @@ const FAST_TICK: Duration = Duration::from_millis(500);
 
 /// What is remembered about one EtcdMember between passes.
 pub(crate) struct Memory {
-    args: AgentArgs,
+    agent: Arc<Agent>,
     /// Wakes the next pass.
     pub(crate) changed: Arc<Notify>,
     /// The nonce seen last, and when (the node's clock, ms).
@@ -37,8 +38,8 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(args: AgentArgs) -> Self {
-        Self { args, changed: Arc::new(Notify::new()), echo: None, boot: Boot::default(), preflight: Job::default() }
+    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, changed: Arc::new(Notify::new()), echo: None, boot: Boot::default(), preflight: Job::default() }
     }
 
     /// How long to wait until the next pass.
@@ -50,7 +51,7 @@ impl Memory {
     pub(crate) async fn pass(&mut self, member: &Arc<EtcdMember>) -> EtcdMemberStatus {
         let before = member.status.clone().unwrap_or_default();
         let clock_ms = self.echo(member, &before);
-        if let Err(problem) = validate(member, &self.args) {
+        if let Err(problem) = validate(member, &self.agent.args) {
             // What was reported before stays: an invalid spec makes nothing of it untrue.
             let mut status = EtcdMemberStatus { clock_ms, ..before };
             self.head(member, &mut status);
@@ -58,8 +59,8 @@ impl Memory {
             return status;
         }
 
-        let (args, subject) = (self.args.clone(), Arc::clone(member));
-        let place = Place::new(&self.args, &member.spec.cluster_name, &self.changed);
+        let (args, subject) = (self.agent.args.clone(), Arc::clone(member));
+        let place = Place::new(&self.agent, &member.spec.cluster_name, &self.changed);
         let pki = place.pki().to_owned();
         // Disks can stall for seconds: not on the threads that carry timers and connections.
         let mut seen = tokio::task::spawn_blocking(move || on_disk(&args, &subject, &pki)).await.unwrap_or_else(|error| {
@@ -101,7 +102,7 @@ impl Memory {
                 before.clock_ms
             }
             _ => {
-                let now = clock::now_ms();
+                let now = i64::try_from(clock::now_ms()).unwrap_or(i64::MAX);
                 self.echo = Some((nonce.clone(), now));
                 now
             }
@@ -112,11 +113,11 @@ impl Memory {
         if member.spec.count_clients.is_empty() && member.spec.count_own.is_empty() {
             return;
         }
-        match sockets::read(&self.args) {
+        match sockets::read(&self.agent.args) {
             Ok(all) => {
                 status.clients = sockets::clients(&all, &addresses(&member.spec.count_clients));
-                let inodes = sockets::own_inodes(&self.args.proc);
-                status.own = sockets::own(&all, &addresses(&member.spec.count_own), self.args.controller_uid, &inodes);
+                let inodes = sockets::own_inodes(&self.agent.args.proc);
+                status.own = sockets::own(&all, &addresses(&member.spec.count_own), self.agent.args.controller_uid, &inodes);
             }
             Err(problem) => problems.push(problem),
         }
@@ -129,10 +130,15 @@ impl Memory {
             status.preflight = Some(done.clone());
             return;
         }
-        let (args, wanted) = (self.args.clone(), spec.clone());
-        let place = Place::new(&self.args, &member.spec.cluster_name, &self.changed);
+        let (agent, wanted) = (Arc::clone(&self.agent), spec.clone());
+        let place = Place::new(&self.agent, &member.spec.cluster_name, &self.changed);
         let boot = member.spec.boot.clone().map(|boot| (place, boot));
-        self.preflight.want(&spec.id, &self.changed, || async move { Ok(preflight::run(args, wanted, boot).await) });
+        self.preflight.want(
+            &self.agent,
+            &spec.id,
+            &self.changed,
+            || async move { Ok(preflight::run(agent, wanted, boot).await) },
+        );
         status.preflight = self.preflight.outcome(&spec.id).and_then(Result::ok);
     }
 }

@@ -8,7 +8,7 @@ fn at(root: &std::path::Path) -> Memory {
     // Any file will do as the binary.
     let keeper_binary = root.join("binary");
     std::fs::write(&keeper_binary, "binary").unwrap();
-    Memory::new(AgentArgs { keeper_binary, ..args })
+    Memory::new(Agent::new(AgentArgs { keeper_binary, ..args }, Arc::new(crate::host::Linux)))
 }
 
 fn tree(root: &std::path::Path) -> Vec<String> {

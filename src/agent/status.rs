@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::{EtcdMember, EtcdMemberStatus};
+use etcd_operator_client::clock;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::watch;
-
-use crate::clock;
 
 /// Owner of the fields in server-side apply.
 const MANAGER: &str = "etcd-operator-agent";

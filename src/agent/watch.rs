@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::{EtcdMember, EtcdMemberStatus};
-use etcd_operator_client::{ApiServers, watch_config};
+use etcd_operator_client::{ApiServers, clock, watch_config};
 use futures::StreamExt as _;
 use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::clock;
-use crate::node::AgentArgs;
+use crate::host::Agent;
 use crate::reconcile::Memory;
 use crate::status;
 
@@ -42,8 +41,8 @@ impl Drop for Worker {
 }
 
 /// Never ends.
-pub(crate) async fn run(args: AgentArgs, servers: ApiServers) {
-    let api: Api<EtcdMember> = Api::namespaced(servers.client(), &args.namespace);
+pub(crate) async fn run(agent: Arc<Agent>, servers: ApiServers) {
+    let api: Api<EtcdMember> = Api::namespaced(servers.client(), &agent.args.namespace);
     let (contact, _) = watch::channel(Contact::Lost);
     let mut workers = BTreeMap::new();
     let mut pause = PAUSE.0;
@@ -56,14 +55,14 @@ pub(crate) async fn run(args: AgentArgs, servers: ApiServers) {
                 Ok(Event::InitApply(member)) => listed.get_or_insert_default().push(member),
                 Ok(Event::InitDone) => {
                     let all = listed.take().unwrap_or_default();
-                    workers.retain(|name, _| all.iter().any(|member| member.name_any() == *name && mine(member, &args)));
+                    workers.retain(|name, _| all.iter().any(|member| member.name_any() == *name && mine(member, &agent)));
                     for member in all {
-                        apply(&mut workers, &args, &api, &contact, member);
+                        apply(&mut workers, &agent, &api, &contact, member);
                     }
                     contact.send_replace(Contact::Yes);
                     pause = PAUSE.0;
                 }
-                Ok(Event::Apply(member)) => apply(&mut workers, &args, &api, &contact, member),
+                Ok(Event::Apply(member)) => apply(&mut workers, &agent, &api, &contact, member),
                 // Nothing is torn down because an object went: it may have been a mistake, and comes back (F31).
                 Ok(Event::Delete(member)) => drop(workers.remove(&member.name_any())),
                 Err(error) => {
@@ -79,19 +78,19 @@ pub(crate) async fn run(args: AgentArgs, servers: ApiServers) {
     }
 }
 
-fn mine(member: &EtcdMember, args: &AgentArgs) -> bool {
-    member.spec.node_name == args.node_name
+fn mine(member: &EtcdMember, agent: &Agent) -> bool {
+    member.spec.node_name == agent.args.node_name
 }
 
 fn apply(
     workers: &mut BTreeMap<String, Worker>,
-    args: &AgentArgs,
+    agent: &Arc<Agent>,
     api: &Api<EtcdMember>,
     contact: &watch::Sender<Contact>,
     member: EtcdMember,
 ) {
     let name = member.name_any();
-    if !mine(&member, args) {
+    if !mine(&member, agent) {
         workers.remove(&name);
         return;
     }
@@ -104,7 +103,7 @@ fn apply(
     let (subject, subjects) = watch::channel(member);
     let (wanted, wishes) = watch::channel(None);
     let tasks = [
-        tokio::spawn(work(Memory::new(args.clone()), subjects.clone(), contact.subscribe(), wanted)),
+        tokio::spawn(work(Memory::new(agent.clone()), subjects.clone(), contact.subscribe(), wanted)),
         tokio::spawn(status::write(api.clone(), subjects, wishes)),
     ];
     workers.insert(name, Worker { subject, tasks });

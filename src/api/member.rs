@@ -89,6 +89,7 @@ pub struct Certificates {
 
 /// What runs on the node.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Seat {
     /// etcd's image, `repository:vX.Y.Z`.
     pub image: String,

@@ -5,7 +5,7 @@
 //! all that still waits for it, watches included, ends with an error, so that callers' ordinary retries land on a living server.
 //! kube's own retry layer is off: it would try a write 15 times inside one call, and hide an API that is down.
 
-mod clock;
+pub mod clock;
 mod failover;
 mod probe;
 
@@ -100,6 +100,14 @@ impl ApiServers {
         let client = failover::client(&shared, &namespace);
         tokio::spawn(probe::run(Arc::downgrade(&shared), shared.kick()));
         Ok(Self { shared, client, namespace })
+    }
+
+    /// One server that is reached by a client of the caller's; nobody probes it.
+    #[must_use]
+    pub fn one(url: &str, client: Client, namespace: &str) -> Self {
+        let shared = Arc::new(Shared::new(vec![Server { url: url.to_owned(), client }]));
+        let client = failover::client(&shared, namespace);
+        Self { shared, client, namespace: namespace.to_owned() }
     }
 
     /// The client: clone it freely, it never needs to be replaced.

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
+use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
-use etcd_operator_etcd::peer;
 use etcd_operator_plan::{self as plan, Gate, NodeName, Step};
 use kube::ResourceExt;
 
@@ -158,13 +158,23 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
     .map(drop)
 }
 
-async fn any_voter(view: &View, memory: &mut Memory) -> Result<etcd_operator_etcd::client::EtcdClient, ControllerError> {
+async fn any_voter(view: &View, memory: &mut Memory) -> Result<std::sync::Arc<dyn Endpoint>, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
     let voters = reading.members.iter().filter(|(m, s)| !m.is_learner && s.is_some());
     let best = voters.clone().find(|(m, _)| Some(m.id) == leader).or_else(|| voters.clone().next());
     let url = best.and_then(|(m, _)| m.client_urls.first()).ok_or_else(|| ControllerError::Object("no voter answers".into()))?;
     etcd::client(memory, url).await
+}
+
+/// Whether etcd would take a step now, as far as that is known: for 5 s after a member has come it refuses MemberAdd.
+pub(crate) fn would_be_taken(view: &View, memory: &Memory, step: &Step) -> bool {
+    match step {
+        Step::AddLearner { .. } => {
+            memory.healthy_since.values().all(|since| view.now_ms.saturating_sub(*since) >= STRICT_CHECK_MS)
+        }
+        _ => true,
+    }
 }
 
 async fn add_learner(view: &View, memory: &mut Memory, node: &NodeName) -> Result<Outcome, ControllerError> {
@@ -199,6 +209,9 @@ async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result
     passing("MemberPromote", client.member_promote(MemberId(id.0)).await)
 }
 
+/// What the nonces of counts begin with.
+const COUNT: &str = "count";
+
 /// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives and the members are the same.
 async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let listeners = structure::listeners(view);
@@ -206,7 +219,10 @@ async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> R
     if memory.listening_since.is_none() && all_listen(view) {
         memory.listening_since = Some(view.now_ms);
     }
-    let nonce = memory.count.get_or_insert_with(|| members::unique("count")).clone();
+    let theirs = view.members.iter().map(|m| m.spec.nonce.as_str()).filter(|n| members::asked_at(COUNT, n).is_some()).max();
+    let taken_over = members::question(COUNT, memory.count.as_deref(), theirs, view.now_ms);
+    let nonce = taken_over.or(memory.count.take()).unwrap_or_else(|| members::ask(COUNT, view.now_ms));
+    memory.count = Some(nonce.clone());
     let boot_on_member_node = view.boot_member().is_some_and(|b| view.member_of(&b.spec.node_name).is_some());
     for member in &view.members {
         let is_boot = member.spec.role == Role::Boot;
@@ -253,7 +269,9 @@ enum Failure {
 
 /// etcd refuses MemberRemove, too, until every voter has been connected for 5 s (`--strict-reconfig-check`, HealthInterval). A drain that
 /// began earlier would use up its own window; one second for what the members see later than we do.
-const CONNECTED_MS: u64 = 6_000;
+const CONNECTED_MS: u64 = STRICT_CHECK_MS + 1_000;
+/// How long every voter must have been connected before etcd takes a MemberAdd or MemberRemove, ms (etcd: `HealthInterval`).
+const STRICT_CHECK_MS: u64 = 5_000;
 
 async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> Result<Result<(), Failure>, ControllerError> {
     let boot = view.boot_id();
@@ -293,7 +311,7 @@ async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> R
     }
     for (learner, _) in &learners {
         let Some((url, (_, _, tls))) = learner.peer_urls.first().zip(memory.ca.as_ref()) else { continue };
-        match peer::hash_kv(url, tls, reading.cluster_id, revision).await {
+        match memory.dial.peer_hash(url, tls, reading.cluster_id, revision).await {
             Ok(hash) => hashes.push((learner.id, hash)),
             Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {}: {error}", learner.id)))),
         }

@@ -1,8 +1,10 @@
 //! What etcd says in one round: a linearizable member list, and the status of each member.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_operator_etcd::client::{EtcdClient, Member, MemberStatus, Members};
+use etcd_operator_etcd::client::{Member, MemberStatus, Members};
+use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::ClusterId;
 use futures::StreamExt;
@@ -34,12 +36,12 @@ impl Reading {
 }
 
 /// A client of an endpoint, kept between passes.
-pub(crate) async fn client(memory: &mut Memory, endpoint: &str) -> Result<EtcdClient, ControllerError> {
+pub(crate) async fn client(memory: &mut Memory, endpoint: &str) -> Result<Arc<dyn Endpoint>, ControllerError> {
     if let Some(client) = memory.clients.get(endpoint) {
         return Ok(client.clone());
     }
     let Some((_, _, tls)) = &memory.ca else { return Err(ControllerError::Object("no CA has been read yet".into())) };
-    let client = EtcdClient::new(endpoint, tls).await?;
+    let client = memory.dial.etcd(endpoint, tls).await?;
     memory.clients.insert(endpoint.to_owned(), client.clone());
     Ok(client)
 }
@@ -70,9 +72,9 @@ pub(crate) async fn read(memory: &mut Memory, endpoints: &[String], wanted: Opti
 }
 
 /// The first linearizable member list of the right cluster; or why there is none.
-pub(crate) async fn list(clients: &[EtcdClient], wanted: Option<ClusterId>) -> Result<Members, String> {
+pub(crate) async fn list(clients: &[Arc<dyn Endpoint>], wanted: Option<ClusterId>) -> Result<Members, String> {
     let mut asked: FuturesUnordered<_> =
-        clients.iter().map(|c| async move { (c.endpoint().to_owned(), c.member_list(READ_LIMIT).await) }).collect();
+        clients.iter().map(|c| async move { (c.url().to_owned(), c.member_list(READ_LIMIT).await) }).collect();
     let mut whys = Vec::new();
     while let Some((endpoint, answer)) = asked.next().await {
         match answer {

@@ -1,16 +1,16 @@
 //! Moving the leadership. While it moves, raft drops proposals: a write that comes in that time fails with a timeout. It takes two fsyncs
 //! and some round trips, about 3 ms where nothing else is busy, so the moment is chosen with care (design D6, rule 9).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use etcd_operator_etcd::client::EtcdClient;
+use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::ids::MemberId;
 
 use super::act::{Outcome, passing};
 use super::memory::Memory;
 use super::observe::View;
 use super::{ControllerError, etcd};
-use crate::clock;
+use crate::clock::{self, Instant};
 
 /// How long to look for a quiet moment.
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(crate) async fn transfer(view: &View, memory: &mut Memory, from: MemberId, t
     let (Some(old), Some(new)) = (url(from), url(to)) else { return Ok(Outcome::NotYet) };
     let (old, new) = (etcd::client(memory, &old).await?, etcd::client(memory, &new).await?);
     let started = clock::instant();
-    let moment = clock::within(QUIET_WITHIN, quiet_moment(&old, &new)).await;
+    let moment = clock::within(QUIET_WITHIN, quiet_moment(old.as_ref(), new.as_ref())).await;
     if moment == Some(Moment::Silent) {
         // A successor that has just died would leave the cluster without a leader for an election.
         return Ok(Outcome::NotYet);
@@ -49,7 +49,7 @@ enum Moment {
 }
 
 /// Returns at a quiet moment, or when one of the two no longer answers.
-async fn quiet_moment(leader: &EtcdClient, successor: &EtcdClient) -> Moment {
+async fn quiet_moment(leader: &dyn Endpoint, successor: &dyn Endpoint) -> Moment {
     let mut last: Option<(u64, Instant)> = None;
     let mut long_gaps = 0;
     loop {

@@ -1,6 +1,7 @@
 //! Leadership by a Lease, as client-go does it: whoever holds it renews it; who sees it unchanged for its whole duration on his own
 //! clock takes it with the resourceVersion he saw. Economy, not safety: two controllers at once are safe (design D10).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -37,6 +38,16 @@ pub(crate) struct Claim {
     held: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     done: watch::Receiver<bool>,
+    _task: Arc<EndsWith>,
+}
+
+/// Ends the renewing when the last handle goes.
+struct EndsWith(tokio::task::AbortHandle);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Claim {
@@ -46,12 +57,12 @@ impl Claim {
         let (stop, stopped) = watch::channel(false);
         let (done_tx, done) = watch::channel(false);
         let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             keeper.run(&held_tx, stopped).await;
             held_tx.send_replace(false);
             done_tx.send_replace(true);
         });
-        Self { held, stop, done }
+        Self { held, stop, done, _task: Arc::new(EndsWith(task.abort_handle())) }
     }
 
     /// Whether this replica holds it right now.
@@ -82,7 +93,7 @@ impl Claim {
 /// The Lease as last seen: its version, and when we first saw it so.
 struct Seen {
     version: String,
-    since: std::time::Instant,
+    since: clock::Instant,
 }
 
 struct Keeper {

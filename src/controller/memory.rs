@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use etcd_operator_etcd::client::{EtcdClient, Tls};
-use etcd_operator_plan::Gate;
+use etcd_operator_etcd::client::Tls;
+use etcd_operator_etcd::dial::{Dial, Endpoint};
+use etcd_operator_plan::{Gate, Step};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pki::Ca;
@@ -13,12 +14,13 @@ use crate::pki::Ca;
 pub(crate) type Shared = Arc<tokio::sync::Mutex<Memory>>;
 
 /// Memory of one cluster.
-#[derive(Default)]
 pub(crate) struct Memory {
+    /// The way to etcd.
+    pub(crate) dial: Arc<dyn Dial>,
     /// The CA and our own client certificate, keyed by the Secret's resourceVersion.
     pub(crate) ca: Option<(String, Arc<Ca>, Tls)>,
     /// One client per endpoint: channels are kept open.
-    pub(crate) clients: HashMap<String, EtcdClient>,
+    pub(crate) clients: HashMap<String, Arc<dyn Endpoint>>,
     /// Nodes, and when they were read (ms).
     pub(crate) nodes: Option<(u64, Vec<Node>)>,
     /// Lag of each member: when, and how much; the newest two samples.
@@ -31,6 +33,8 @@ pub(crate) struct Memory {
     pub(crate) preflight: Option<(String, u64)>,
     /// What failed in the preflight before it, which is being repeated.
     pub(crate) preflight_failed: Option<String>,
+    /// A step that was refused in a way that passes, and until when it is not tried again, ms.
+    pub(crate) refused: Option<(Step, u64)>,
     /// Since when boot has been seen signalled, ms.
     pub(crate) signalled_since: Option<u64>,
     /// The endpoints that this process has published.
@@ -46,6 +50,27 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    pub(crate) fn new(dial: Arc<dyn Dial>) -> Self {
+        Self {
+            dial,
+            ca: None,
+            clients: HashMap::new(),
+            nodes: None,
+            lags: HashMap::new(),
+            healthy_since: HashMap::new(),
+            gate: None,
+            preflight: None,
+            preflight_failed: None,
+            refused: None,
+            signalled_since: None,
+            published: Vec::new(),
+            unsigned: BTreeMap::new(),
+            listening_since: None,
+            count: None,
+            last_event: String::new(),
+        }
+    }
+
     /// The pivot was aborted: the next one begins anew.
     pub(crate) fn forget_pivot(&mut self) {
         (self.preflight, self.preflight_failed, self.listening_since, self.count, self.gate) = (None, None, None, None, None);

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use etcd_operator_api::{EtcdCluster, EtcdMember};
 use etcd_operator_client::{ApiServers, ClientError, ClientOptions, watch_config};
+use etcd_operator_etcd::dial::{Dial, Grpc};
 use futures::StreamExt;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Recorder, Reporter};
@@ -92,6 +93,7 @@ pub(crate) struct Context {
     pub(crate) args: ControllerArgs,
     pub(crate) recorder: Recorder,
     pub(crate) lease: lease::Claim,
+    dial: Arc<dyn Dial>,
     memories: Mutex<HashMap<String, memory::Shared>>,
     stopping: AtomicBool,
 }
@@ -107,7 +109,8 @@ impl Context {
 
     fn memory(&self, cluster: &str) -> memory::Shared {
         let mut all = self.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        all.entry(cluster.to_owned()).or_default().clone()
+        let new = || Arc::new(tokio::sync::Mutex::new(memory::Memory::new(self.dial.clone())));
+        all.entry(cluster.to_owned()).or_insert_with(new).clone()
     }
 }
 
@@ -117,18 +120,24 @@ impl Context {
 /// When no connection can be set up at all. A lost API is waited out.
 pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
     let servers = ApiServers::connect(&args.api).await?;
-    let client = servers.client();
+    tracing::info!(holder = %args.holder, servers = ?servers.urls(), "controller started");
+    serve(args, servers.client(), Arc::new(Grpc), crate::telemetry::told_to_stop()).await;
+    Ok(())
+}
+
+/// The controller itself, until it is told to stop. When it is dropped, all that it has under way ends with it.
+pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, told_to_stop: impl Future<Output = ()>) {
     let lease = lease::Claim::start(client.clone(), &args.namespace, &args.holder, args.lease);
     let reporter = Reporter { controller: "etcd-operator".into(), instance: Some(args.holder.clone()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client: client.clone(),
         lease: lease.clone(),
+        dial,
         memories: Mutex::default(),
         stopping: AtomicBool::new(false),
         args,
     });
-    tracing::info!(holder = %context.args.holder, servers = ?servers.urls(), "controller started");
 
     let everywhere: Api<EtcdCluster> = Api::all(client.clone());
     let members: Api<EtcdMember> = context.members();
@@ -145,15 +154,14 @@ pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
         .for_each(|_| std::future::ready(()));
     tokio::select! {
         () = controller => {}
-        () = stop(&context) => {}
+        () = stop(&context, told_to_stop) => {}
     }
     lease.release().await;
-    Ok(())
 }
 
 /// At SIGTERM: no new pass begins, and the ones under way are let finish, as one may stand between a drain and a removal.
-async fn stop(context: &Context) {
-    crate::telemetry::told_to_stop().await;
+async fn stop(context: &Context, told_to_stop: impl Future<Output = ()>) {
+    told_to_stop.await;
     context.stopping.store(true, Ordering::SeqCst);
     let memories: Vec<_> = context.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect();
     let finished = async {

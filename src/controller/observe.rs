@@ -218,11 +218,9 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
         memory.healthy_since.entry(member.id.0).or_insert(view.now_ms);
         let samples = memory.lags.entry(member.id.0).or_default();
         let lag = commit.saturating_sub(status.applied_index);
-        match samples.last() {
-            Some((at, _)) if view.now_ms.saturating_sub(*at) < SAMPLE_GAP_MS => {
-                samples.pop();
-                samples.push((view.now_ms, lag));
-            }
+        match samples.last_mut() {
+            // It keeps its time: however fast passes follow each other, the gap comes.
+            Some((at, newest)) if view.now_ms.saturating_sub(*at) < SAMPLE_GAP_MS => *newest = lag,
             _ => samples.push((view.now_ms, lag)),
         }
         let surplus = samples.len().saturating_sub(2);

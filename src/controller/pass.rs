@@ -64,6 +64,12 @@ async fn disruptive(
     object: etcd_operator_api::EtcdCluster,
 ) -> Result<Duration, ControllerError> {
     let Ok(reading) = &view.etcd else { return Ok(AFTER_STEP) };
+    // Announcing a step is a write, and brings on the next pass: nothing is announced that would only be refused.
+    if memory.refused.as_ref().is_some_and(|(refused, until)| refused == step && view.now_ms < *until)
+        || !act::would_be_taken(view, memory, step)
+    {
+        return Ok(AFTER_REFUSAL);
+    }
     let cluster_id = reading.cluster_id.to_string();
     let now_ms = clock::now_ms();
     if let Some(other) = object.status.as_ref().and_then(|s| s.intent.as_ref())
@@ -94,7 +100,11 @@ async fn disruptive(
     }
     Ok(match done? {
         Outcome::Done => AFTER_STEP,
-        Outcome::NotYet => AFTER_REFUSAL,
+        Outcome::NotYet => {
+            let until = clock::now_ms() + u64::try_from(AFTER_REFUSAL.as_millis()).unwrap_or(0);
+            memory.refused = Some((step.clone(), until));
+            AFTER_REFUSAL
+        }
     })
 }
 

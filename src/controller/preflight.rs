@@ -23,6 +23,9 @@ const AGENT_ANSWERS_MS: u64 = 60_000;
 /// How soon failed checks are made again, ms: what was wrong may have been put right.
 const REPEAT_AFTER_MS: u64 = 30_000;
 
+/// What the IDs of preflights begin with.
+const ID: &str = "preflight";
+
 /// What is known of the preflight.
 pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
     if view.status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some()) {
@@ -44,6 +47,10 @@ pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
     for member in asked(view) {
         let status = member.status.clone().unwrap_or_default();
         let Some(answer) = status.preflight.filter(|p| p.id == *id) else {
+            // It has answered that it cannot.
+            if status.observed_nonce == *id && !status.problem.is_empty() {
+                failed.push(format!("{}: {}: {}", member.spec.node_name, status.problem, status.problem_message));
+            }
             silent.push(member.spec.node_name.clone());
             continue;
         };
@@ -179,6 +186,15 @@ fn of_boot(view: &View) -> Option<(HoldReason, String)> {
             ),
         ));
     }
+    if let Some(url) = member.peer_urls.iter().find(|u| members::address(u).parse::<std::net::SocketAddr>().is_err()) {
+        return Some((
+            HoldReason::PreflightFailed,
+            format!(
+                "boot's peer URL is {url}; it must be https://<IP>:<port>, as names need a DNS that may run on this very etcd: run `etcdctl member update {} --peer-urls=https://<boot's node IP>:<peer port>`",
+                member.id
+            ),
+        ));
+    }
     let bytes = u64::try_from(status.as_ref()?.db_size).unwrap_or(0);
     if bytes > QUOTA_BYTES / 100 * MOST_OF_QUOTA {
         return Some((
@@ -227,7 +243,10 @@ fn boot_process(view: &View) -> Option<(HoldReason, String)> {
 
 /// Asks the agents.
 pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
-    let id = members::unique("preflight");
+    let mine = memory.preflight.as_ref().map(|(id, _)| id.as_str());
+    let theirs = asked(view).into_iter().filter_map(|m| m.spec.preflight.as_ref()).map(|p| p.id.as_str()).max();
+    let taken_over = members::question(ID, mine, theirs, view.now_ms);
+    let id = taken_over.unwrap_or_else(|| members::ask(ID, view.now_ms));
     let boot = view.etcd.as_ref().ok().and_then(|r| r.members.first()).map(|(m, _)| m.clone());
     let mut reach: Vec<String> = view.boot_endpoint().map(members::address).into_iter().collect();
     reach.extend(boot.iter().flat_map(|m| m.peer_urls.iter()).map(|u| members::address(u)));
@@ -246,7 +265,8 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
         })
         .await?;
     }
-    memory.preflight = Some((id, view.now_ms));
+    let asked_ms = members::asked_at(ID, &id).unwrap_or(view.now_ms);
+    memory.preflight = Some((id, asked_ms));
     memory.preflight_failed = None;
     Ok(())
 }

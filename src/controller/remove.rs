@@ -5,10 +5,11 @@
 //! the process when it is no longer listed, or starts it again after 10 s. Nothing between signal and kill goes through the API.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use etcd_operator_api::member::{BootDrain, BootDrainStep, EtcdMember};
-use etcd_operator_etcd::client::EtcdClient;
+use etcd_operator_etcd::dial::{Dial, Endpoint};
 use etcd_operator_etcd::error::ErrorKind;
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::{NodeName, Removal};
@@ -17,7 +18,7 @@ use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::View;
 use super::{Context, ControllerError, api_error, etcd, members};
-use crate::clock;
+use crate::clock::{self, Instant};
 
 /// How long the signal may take to come after it was ordered: an agent that does not see the order in this time is not there.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
@@ -34,9 +35,10 @@ const HOLD_AFTER: Duration = Duration::from_millis(300);
 /// Who leaves, and who stays.
 struct Leaving {
     id: MemberId,
-    client: EtcdClient,
+    client: Arc<dyn Endpoint>,
     address: SocketAddr,
-    others: Vec<EtcdClient>,
+    others: Vec<Arc<dyn Endpoint>>,
+    dial: Arc<dyn Dial>,
 }
 
 /// Removes boot.
@@ -58,7 +60,7 @@ pub(crate) async fn boot(
         id: format!("{}-{attempt}", members::unique("drain")),
         member_id: id.to_string(),
         cluster_id: reading.cluster_id.to_string(),
-        ask: leaving.others.iter().map(|c| c.endpoint().to_owned()).collect(),
+        ask: leaving.others.iter().map(|c| c.url().to_owned()).collect(),
     };
     // If boot doesn't answer, there is nothing to drain. If it does, no stream, no SIGTERM: its vote would end at once.
     let answers = view.status_of(id).is_some();
@@ -73,7 +75,7 @@ pub(crate) async fn boot(
         }
     })
     .await?;
-    let signalled = signal_of_boot(context, &member, &drain.id, leaving.address).await;
+    let signalled = signal_of_boot(context, &member, &drain.id, &leaving).await;
     let Some(at) = signalled else {
         tracing::warn!(answers, "boot was not signalled in time, the order is taken back");
         take_back(context, &member).await?;
@@ -91,7 +93,7 @@ pub(crate) async fn boot(
 }
 
 /// The sign that SIGTERM was sent: boot's listener is closed, or the agent says so.
-async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, address: SocketAddr) -> Option<Instant> {
+async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, leaving: &Leaving) -> Option<Instant> {
     let name = member.metadata.name.clone().unwrap_or_default();
     let agent_says = async {
         loop {
@@ -108,7 +110,7 @@ async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, addres
         }
     };
     let listener_closes = async {
-        while !is_closed(address).await {
+        while !leaving.dial.is_closed(leaving.address).await {
             clock::sleep(LOOK_EVERY).await;
         }
         true
@@ -120,13 +122,6 @@ async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, addres
         }
     });
     sign.await.unwrap_or(false).then(clock::instant)
-}
-
-async fn is_closed(address: SocketAddr) -> bool {
-    match clock::within(Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await {
-        Some(Err(error)) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        Some(Ok(_)) | None => false,
-    }
 }
 
 /// MemberRemove through the members that stay, until one says that it is done, or the time is over.
@@ -174,7 +169,7 @@ async fn leaving(view: &View, memory: &mut Memory, id: MemberId) -> Result<Leavi
     let url = member.and_then(|m| m.client_urls.iter().find(|u| !u.contains("127.0.0.1"))).cloned().unwrap_or_default();
     let address =
         members::address(&url).parse().map_err(|_| ControllerError::Object(format!("{id} has no client URL by IP: {url:?}")))?;
-    Ok(Leaving { id, client: etcd::client(memory, &url).await?, address, others })
+    Ok(Leaving { id, client: etcd::client(memory, &url).await?, address, others, dial: memory.dial.clone() })
 }
 
 /// Takes back an order that was not carried out. One that the agent has carried out in between takes its own course: it asks the
@@ -235,12 +230,12 @@ pub(crate) async fn member(
         if let Some(seat) = &mut spec.seat {
             seat.order.sequence += 1;
             seat.order.drain = Some(members::unique("drain"));
-            seat.order.ask = leaving.others.iter().map(|c| c.endpoint().to_owned()).collect();
+            seat.order.ask = leaving.others.iter().map(|c| c.url().to_owned()).collect();
         }
     })
     .await?;
     let closed = clock::within(SIGNAL_WITHIN, async {
-        while !is_closed(leaving.address).await {
+        while !leaving.dial.is_closed(leaving.address).await {
             clock::sleep(LOOK_EVERY).await;
         }
     });

@@ -304,7 +304,7 @@ impl EtcdClient {
         let mut client = self.client.clone();
         let key = format!("{PROBE_KEY_PREFIX}drain");
         let stream = self.call("Watch", CALL_TIMEOUT, client.watch(key, Some(WatchOptions::new()))).await?;
-        Ok(HeldWatch { _stream: stream })
+        Ok(HeldWatch::new(stream))
     }
 
     /// Streams a snapshot of the store into `file` and verifies the SHA-256 that etcd appends to it.
@@ -331,7 +331,15 @@ impl EtcdClient {
 
 /// Keeps a watch open until it is dropped.
 pub struct HeldWatch {
-    _stream: etcd_client::WatchStream,
+    _stream: Box<dyn Send>,
+}
+
+impl HeldWatch {
+    /// Of a stream that ends when it is dropped.
+    #[must_use]
+    pub fn new(stream: impl Send + 'static) -> Self {
+        Self { _stream: Box::new(stream) }
+    }
 }
 
 /// A snapshot whose digest was right.

@@ -1,6 +1,7 @@
 //! A narrow client of etcd, and a reader of its WAL. No Kubernetes here.
 
 pub mod client;
+pub mod dial;
 pub mod error;
 pub mod ids;
 pub mod peer;

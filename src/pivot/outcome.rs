@@ -1,9 +1,11 @@
 //! When the command ends, and how.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_operator_api::EtcdCluster;
 use etcd_operator_plan::HoldReason;
+
+use crate::clock::Instant;
 
 /// How long a hold must last before it counts: one that passes by itself is no outcome.
 const HOLD_COUNTS_AFTER: Duration = Duration::from_secs(5);

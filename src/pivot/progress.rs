@@ -1,14 +1,14 @@
 //! What the command prints: one line per change.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_operator_api::EtcdCluster;
 use serde_json::{Value, json};
 
 use super::Output;
 use super::outcome::End;
-use crate::clock;
+use crate::clock::{self, Instant};
 
 /// How often plain output says that it still waits for the same.
 const REPEAT_AFTER: Duration = Duration::from_secs(15);

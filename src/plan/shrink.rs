@@ -1,14 +1,19 @@
-//! Fewer members: back to boot alone (abort). Scaling in after the pivot is not built yet, and says so.
+//! Fewer members: back to boot alone (abort), and a learner that is no longer wanted. Scaling in after the pivot is not built yet, and
+//! says so.
 
 use crate::quorum::is_healthy;
 use crate::{EtcdMember, HoldReason, Observed, Plan, Seat, Step, WaitFor, grow};
 
-/// Scaling in: held, not ignored.
+/// Scaling in: held, not ignored. Only a learner goes, as it has no vote: the size was lowered again before it was promoted.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let ours = o.seats.iter().filter(|s| grow::listed(s, members).is_some()).count();
-    if ours <= o.spec.size as usize {
+    let ours: Vec<(&Seat, &EtcdMember)> = o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
+    if ours.len() <= o.spec.size as usize {
         return None;
     }
+    if let Some((seat, learner)) = ours.iter().find(|(_, m)| m.is_learner) {
+        return Some(Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: learner.id }));
+    }
+    let ours = ours.len();
     Some(Plan::hold(
         HoldReason::ScaleDownUnsupported,
         format!(

@@ -7,11 +7,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_operator_api::member::{BootDrain, BootDrainStep};
-use etcd_operator_etcd::client::{EtcdClient, Tls};
+use etcd_operator_client::clock;
+use etcd_operator_etcd::client::Tls;
+use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -19,7 +21,6 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Place, find};
-use crate::clock;
 use crate::files;
 use crate::problem::Problem;
 
@@ -70,12 +71,10 @@ pub(super) fn journal(place: &Place) -> Result<Option<Journal>, Problem> {
     files::read_json(&journal_file(&place.dir))
 }
 
-/// One drain at a time: the one resumed at the agent's start must not run beside the one that the API asks for again.
-static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 /// Carries the order out, from wherever an earlier run left it. An error means that nothing could be recorded, so nothing was done.
 pub(super) async fn run(place: Place, drain: BootDrain, endpoint: SocketAddr) -> Result<(), String> {
-    let _one = ONE.lock().await;
+    let agent = Arc::clone(&place.agent);
+    let _one = agent.draining.lock().await;
     let text = |problem: Problem| problem.message;
     match journal(&place).map_err(text)? {
         Some(journal) if journal.drain.id == drain.id => match journal.step {
@@ -107,7 +106,7 @@ async fn begin(place: Place, journal: Journal) -> Result<(), String> {
     }
     // Recorded first: a crash right here leaves a journal that says more than was done, which is harmless.
     let journal = step(&place, journal, BootDrainStep::Signalled, "")?;
-    match find::signal(&place.proc, pid, journal.endpoint, Signal::TERM) {
+    match place.agent.host.signal(&place.proc, pid, journal.endpoint, Signal::TERM) {
         Ok(_) => tracing::info!(pid, "SIGTERM sent to boot etcd"),
         Err(error) => {
             let why =
@@ -192,7 +191,7 @@ async fn hunt(place: &Place, endpoint: SocketAddr) -> Result<(), String> {
         let pids = find::processes(&place.proc, endpoint);
         absent = if pids.is_empty() { absent + 1 } else { 0 };
         for pid in pids {
-            if let Err(error) = find::signal(&place.proc, pid, endpoint, Signal::KILL) {
+            if let Err(error) = place.agent.host.signal(&place.proc, pid, endpoint, Signal::KILL) {
                 return Err(format!("boot is removed but its etcd (PID {pid}) cannot be killed: {error}; kill it by hand"));
             }
         }
@@ -218,7 +217,7 @@ fn end(place: &Place, journal: Journal, outcome: BootDrainStep, message: &str) -
 
 /// The members that are asked.
 pub(super) struct Others {
-    clients: Vec<EtcdClient>,
+    clients: Vec<Arc<dyn Endpoint>>,
     boot: MemberId,
     cluster: ClusterId,
 }
@@ -237,7 +236,7 @@ pub(super) async fn others(place: &Place, drain: &BootDrain) -> Result<Others, S
         .map_err(|error| format!("no client certificate to ask the other members with ({error}); wait for spec.certificates"))?;
     let mut clients = Vec::with_capacity(drain.ask.len());
     for endpoint in &drain.ask {
-        clients.push(EtcdClient::new(endpoint, &tls).await.map_err(|error| error.to_string())?);
+        clients.push(place.agent.host.etcd(endpoint, &tls).await.map_err(|error| error.to_string())?);
     }
     let bad = |error: std::num::ParseIntError| format!("spec.boot.drain has an ID that is not hex: {error}");
     Ok(Others { clients, boot: drain.member_id.parse().map_err(bad)?, cluster: drain.cluster_id.parse().map_err(bad)? })
@@ -248,8 +247,8 @@ impl Others {
     pub(super) async fn ask(&self, limit: Duration, until: Until) -> Listed {
         let seen = Mutex::new(Listed::Unknown);
         let note = |listed: Listed| *seen.lock().unwrap_or_else(PoisonError::into_inner) = listed;
-        let one = |client: &EtcdClient| {
-            let (client, note) = (client.clone(), &note);
+        let one = |client: &Arc<dyn Endpoint>| {
+            let (client, note) = (Arc::clone(client), &note);
             async move {
                 loop {
                     if let Ok(list) = client.member_list(ASK_LIMIT).await

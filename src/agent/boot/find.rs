@@ -176,7 +176,7 @@ fn parent_is_keeper(proc: &Path, pid: i32) -> bool {
 
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signalled {
+pub enum Signalled {
     /// Delivered.
     Yes,
     /// The process is gone, or is another one by now.

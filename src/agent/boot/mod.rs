@@ -12,14 +12,15 @@ use std::sync::Arc;
 use etcd_operator_api::member::{BootDrainStep, BootSnapshot, BootSpec, BootStatus};
 use tokio::sync::Notify;
 
+use crate::host::Agent;
 use crate::jobs::Job;
-use crate::node::{AgentArgs, boot_dir};
+use crate::node::boot_dir;
 use crate::validate;
 
 /// Where everything of boot is.
 #[derive(Clone)]
 pub(crate) struct Place {
-    args: AgentArgs,
+    agent: Arc<Agent>,
     proc: PathBuf,
     static_pods: PathBuf,
     /// The agent's notes about boot.
@@ -33,11 +34,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(args: &AgentArgs, cluster: &str, changed: &Arc<Notify>) -> Self {
+    pub(crate) fn new(agent: &Arc<Agent>, cluster: &str, changed: &Arc<Notify>) -> Self {
+        let args = &agent.args;
         let paths = args.paths(cluster);
         let dir = boot_dir(&paths);
         Self {
-            args: args.clone(),
+            agent: Arc::clone(agent),
             proc: args.proc.clone(),
             static_pods: args.static_pods(),
             pki: dir.join("pki"),
@@ -58,7 +60,7 @@ impl Place {
     }
 
     fn reach(&self, on_node: &Path) -> PathBuf {
-        self.args.reach(on_node)
+        self.agent.args.reach(on_node)
     }
 }
 
@@ -99,7 +101,8 @@ impl Boot {
 
     fn snapshot(&self, place: &Place, spec: &BootSpec, status: &mut BootStatus, messages: &mut Vec<String>) {
         let Some(id) = &spec.snapshot else { return };
-        self.snapshot.want(id, &place.changed, || snapshot::take(place.clone(), id.clone(), spec.client_endpoint.clone()));
+        self.snapshot
+            .want(&place.agent, id, &place.changed, || snapshot::take(place.clone(), id.clone(), spec.client_endpoint.clone()));
         match self.snapshot.outcome(id) {
             Some(Ok(snapshot)) => status.snapshot = Some(snapshot),
             Some(Err(why)) => messages.push(why),
@@ -109,7 +112,7 @@ impl Boot {
 
     fn drain(&self, place: &Place, spec: &BootSpec, endpoint: SocketAddr, status: &mut BootStatus, messages: &mut Vec<String>) {
         if let Some(order) = &spec.drain {
-            self.drain.want(&order.id, &place.changed, || drain::run(place.clone(), order.clone(), endpoint));
+            self.drain.want(&place.agent, &order.id, &place.changed, || drain::run(place.clone(), order.clone(), endpoint));
             if let Some(Err(why)) = self.drain.outcome(&order.id) {
                 messages.push(why);
             }
@@ -137,7 +140,8 @@ impl Boot {
         messages: &mut Vec<String>,
     ) {
         let Some(id) = &spec.tombstone else { return };
-        self.tombstone.want(id, &place.changed, || tombstone::set(place.clone(), id.clone(), endpoint, spec.drain.clone()));
+        self.tombstone
+            .want(&place.agent, id, &place.changed, || tombstone::set(place.clone(), id.clone(), endpoint, spec.drain.clone()));
         match self.tombstone.outcome(id) {
             Some(Ok(note)) => status.tombstone_id = Some(note.id),
             Some(Err(why)) => messages.push(why),
@@ -153,29 +157,29 @@ pub(crate) fn check(place: &Place, spec: &BootSpec) -> Result<String, String> {
 }
 
 /// Goes on with a drain that an earlier agent began: at once, without waiting for the API.
-pub(crate) fn resume(args: &AgentArgs) -> Vec<tokio::task::JoinHandle<()>> {
+pub(crate) fn resume(agent: &Arc<Agent>) {
+    let args = &agent.args;
     let root = args.reach(&args.operator_root).join(&args.namespace);
-    let Ok(clusters) = std::fs::read_dir(root) else { return Vec::new() };
+    let Ok(clusters) = std::fs::read_dir(root) else { return };
     let open = clusters.flatten().filter_map(|entry| {
-        let place = Place::new(args, entry.file_name().to_str()?, &Arc::new(Notify::new()));
+        let place = Place::new(agent, entry.file_name().to_str()?, &Arc::new(Notify::new()));
         let journal = drain::journal(&place).ok()??;
         (journal.step == BootDrainStep::Signalled).then_some((place, journal))
     });
-    open.map(|(place, journal)| {
+    for (place, journal) in open {
         tracing::info!(drain = %journal.drain.id, "going on with the drain of boot that an earlier agent began");
-        tokio::spawn(async move {
+        agent.spawn(async move {
             if let Err(why) = drain::run(place, journal.drain, journal.endpoint).await {
                 tracing::warn!(%why, "the drain of boot could not be ended");
             }
-        })
-    })
-    .collect()
+        });
+    }
 }
 
 /// A manifest's path as the node names it.
 fn on_node(place: &Place, path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
-    place.args.static_pod_path.join(name).to_string_lossy().into_owned()
+    place.agent.args.static_pod_path.join(name).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -185,6 +189,6 @@ pub(crate) mod tests {
     pub(crate) fn place(root: &Path) -> Place {
         let args = crate::testing::args(root);
         std::fs::create_dir_all(&args.static_pod_path).unwrap();
-        Place::new(&args, "kube-etcd", &Arc::new(Notify::new()))
+        Place::new(&Agent::new(args, Arc::new(crate::host::Linux)), "kube-etcd", &Arc::new(Notify::new()))
     }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use etcd_operator_api::member::BootSnapshot;
-use etcd_operator_etcd::client::{EtcdClient, Tls};
+use etcd_operator_etcd::client::Tls;
+use etcd_operator_etcd::dial::Endpoint;
 
 use super::Place;
 use crate::files;
@@ -20,10 +21,10 @@ pub(super) async fn take(place: Place, id: String, endpoint: String) -> Result<B
     files::make_dir(&place.snapshots, 0o700).map_err(|problem| problem.message)?;
     let tls = Tls::read(&place.pki)
         .map_err(|error| format!("no client certificate for boot yet ({error}); wait for spec.certificates"))?;
-    let client = EtcdClient::new(&endpoint, &tls).await.map_err(|error| error.to_string())?;
+    let client = place.agent.host.etcd(&endpoint, &tls).await.map_err(|error| error.to_string())?;
 
     let temporary = files::temporary(&file);
-    let outcome = stream(&client, &temporary).await;
+    let outcome = stream(client.as_ref(), &temporary).await;
     let (bytes, sha256) = match outcome {
         Ok(taken) => taken,
         Err(why) => {
@@ -43,7 +44,7 @@ pub(super) async fn take(place: Place, id: String, endpoint: String) -> Result<B
 }
 
 /// Streams into a new file that only root reads; the digest is verified on the way.
-async fn stream(client: &EtcdClient, path: &Path) -> Result<(u64, String), String> {
+async fn stream(client: &dyn Endpoint, path: &Path) -> Result<(u64, String), String> {
     let cannot = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),

@@ -123,6 +123,11 @@ fn after_the_pivot_the_cluster_grows_and_rests() {
     o.spec.size = 1;
     o.seats.truncate(3);
     holds(&o, HoldReason::ScaleDownUnsupported, "set spec.size back to 3");
+    // A learner has no vote: it goes, so that nobody has to wait for a human because of it.
+    o.spec.size = 3;
+    o.seats.push(seat(4));
+    list(&mut o, 4, learner(follower()));
+    does(&o, Step::RemoveMember { node: name(4), member: id(4) });
 }
 
 #[test]

@@ -147,8 +147,13 @@ pub(crate) fn obey(world: &mut World) {
         world.boot.outcome = Some((order.id, BootDrain::Failed { attempt: order.attempt }));
         return;
     }
-    world.boot.clients_at_signal = world.servers.iter().any(|s| s.sockets_to(BOOT) > 0);
     world.boot.journal = Some(Journal { order, at: world.now, unlisted_since: None });
+    sigterm(world);
+}
+
+/// Boot gets SIGTERM.
+pub(crate) fn sigterm(world: &mut World) {
+    world.boot.clients_at_signal = world.servers.iter().any(|s| s.sockets_to(BOOT) > 0);
     if let Some(process) = world.raft.processes.get_mut(&BOOT) {
         process.life = Life::Draining { until: world.now + DRAIN_MS };
     }

@@ -1,6 +1,8 @@
 //! The invariants (faults.md), checked while the story runs. A check judges a step of the operator only if no fault hit between its
 //! observation and the step: a node that dies in that instant is not the operator's doing.
 
+use std::collections::BTreeMap;
+
 use etcd_operator_plan::MemberId;
 
 use crate::Ms;
@@ -61,6 +63,8 @@ pub struct Trace {
     pub faults: u64,
     /// When the gate was passed, and with which members listed.
     pub gates: Vec<(Ms, Vec<MemberId>)>,
+    /// When each member's hash was taken last.
+    pub hashed: BTreeMap<MemberId, Ms>,
     /// What the controllers did, for a human who reads a failed history.
     pub story: Vec<(Ms, String)>,
     /// What was broken.
@@ -153,6 +157,30 @@ pub(crate) fn judge_boot_removal(world: &World, seats: &[usize], fair: bool) -> 
         Some("a voter is down".to_owned())
     } else {
         no_gate(world)
+    };
+    found.extend(why.map(|why| Violation::BootRemovedTooEarly { why }));
+    found
+}
+
+/// I8 where the shipped controller removes: what it compared is seen by the calls that it made.
+pub(crate) fn judge_removal_by_the_shipped(world: &World, fair: bool) -> Vec<Violation> {
+    let mut found = Vec::new();
+    if world.trace.boot_removals > 0 {
+        found.push(Violation::BootRemovedTwice);
+    }
+    let ours = world.our_voters();
+    let two_voters = ours.len() == 1;
+    let fresh = |id: &MemberId| world.trace.hashed.get(id).is_some_and(|at| two_voters || world.now - at <= GATE_AT_REMOVAL_MS);
+    let why = if world.raft.config.iter().any(|m| m.learner) {
+        Some("a learner is listed".to_owned())
+    } else if ours.len() < world.api.spec.size as usize {
+        Some(format!("{} voters besides boot, {} wanted", ours.len(), world.api.spec.size))
+    } else if fair && ours.iter().any(|id| !world.raft.runs(*id)) {
+        Some("a voter is down".to_owned())
+    } else if !ours.iter().all(fresh) {
+        Some("a member's hash was not compared lately".to_owned())
+    } else {
+        None
     };
     found.extend(why.map(|why| Violation::BootRemovedTooEarly { why }));
     found

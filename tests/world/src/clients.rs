@@ -11,8 +11,8 @@ use crate::world::{BOOT, World};
 
 /// Channels per API server.
 const CHANNELS: usize = 3;
-/// How often each channel writes, ms.
-const WRITE_EVERY_MS: Ms = 100;
+/// How often each channel writes, ms; one after the other, so that there are moments without a write in flight.
+const WRITE_EVERY_MS: Ms = 150;
 /// How long a write waits for a leader before it fails, ms (etcd: 5 s + 2 × election timeout).
 const WRITE_TIMEOUT_MS: Ms = 7_000;
 /// How long a connection to a host that lost power looks alive, ms (keepalive 30 s + 10 s).
@@ -96,7 +96,7 @@ fn channels(server: usize, seats: usize, refused_before: u32) -> Vec<Channel> {
                 let retry_at = backoff(refused_before, seed + seat as u64);
                 connections.push(Connection::Refused { attempt: refused_before, retry_at });
             }
-            Channel { connections, seed, next_write: 0, waiting_since: None }
+            Channel { connections, seed, next_write: (c as u64 + 1) * 50, waiting_since: None }
         })
         .collect()
 }

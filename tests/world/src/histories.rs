@@ -19,14 +19,22 @@ pub enum Mishaps {
 pub fn runner(name: &str, cases: u32) -> TestRunner {
     let number = |key: &str| std::env::var(key).ok().and_then(|v| v.parse::<u64>().ok());
     let cases = number("WORLD_CASES").and_then(|n| u32::try_from(n).ok()).unwrap_or(cases);
-    let seed = number("WORLD_SEED").unwrap_or_else(fresh_seed);
-    println!("{name}: WORLD_SEED={seed} WORLD_CASES={cases}");
+    println!("{name}: WORLD_CASES={cases}");
+    let seed = seed(name);
     let mut bytes = [0_u8; 32];
     for (byte, value) in bytes.iter_mut().zip(seed.to_le_bytes()) {
         *byte = value;
     }
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 3_000, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// The seed of a sample: `WORLD_SEED`, else a fresh one; printed.
+#[must_use]
+pub fn seed(name: &str) -> u64 {
+    let seed = std::env::var("WORLD_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or_else(fresh_seed);
+    println!("{name}: WORLD_SEED={seed}");
+    seed
 }
 
 fn fresh_seed() -> u64 {

@@ -18,6 +18,7 @@ pub mod log;
 pub mod nodes;
 pub mod observe;
 pub mod raft;
+pub mod shipped;
 pub mod world;
 
 pub use boot::BootHost;

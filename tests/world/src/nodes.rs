@@ -70,6 +70,9 @@ pub(crate) fn tick(world: &mut World) {
     for index in 0..world.nodes.len() {
         keep(world, index);
     }
+    if world.shipped {
+        return;
+    }
     if world.now % AGENT_DELAY_MS >= crate::world::TICK_MS || !world.api_answers() {
         return;
     }

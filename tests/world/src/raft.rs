@@ -89,6 +89,8 @@ pub struct Raft {
     pub leader: Option<MemberId>,
     /// The commit index.
     pub commit: u64,
+    /// Names that members publish when they start; others get one of their peer URL.
+    pub names: BTreeMap<MemberId, String>,
     /// `--max-learners`, the same everywhere.
     pub max_learners: usize,
     term: u64,
@@ -107,6 +109,7 @@ impl Raft {
             processes: BTreeMap::from([(boot, Process { log: Log::with(entries), life: Life::Up { since: 0 } })]),
             leader: Some(boot),
             commit: entries,
+            names: BTreeMap::new(),
             max_learners: 9,
             term: 1,
             leaderless_since: 0,
@@ -229,7 +232,7 @@ impl Raft {
         }
         let running: Vec<MemberId> = self.config.iter().map(|m| m.id).filter(|id| self.runs(*id)).collect();
         for member in self.config.iter_mut().filter(|m| m.name.is_empty() && running.contains(&m.id)) {
-            member.name = format!("{}-1", member.peer_url);
+            member.name = self.names.get(&member.id).cloned().unwrap_or_else(|| format!("{}-1", member.peer_url));
         }
     }
 

@@ -56,6 +56,8 @@ pub struct World {
     pub api: Api,
     /// API servers as clients of etcd.
     pub servers: Vec<ApiServer>,
+    /// Whether the shipped agents act on the nodes, instead of the model's.
+    pub shipped: bool,
     /// What happened, for the checks.
     pub trace: Trace,
 }
@@ -91,7 +93,7 @@ impl World {
             count_at: None,
             counts: vec![None; setup.nodes],
         };
-        let raft = Raft::of_boot(BOOT, "https://boot:12380", SEED_ENTRIES);
+        let raft = Raft::of_boot(BOOT, &boot_peer_url(setup.boot), SEED_ENTRIES);
         let mut world = Self {
             now: 0,
             raft,
@@ -99,6 +101,7 @@ impl World {
             boot: BootMachine::new(setup.boot),
             api,
             servers: Vec::new(),
+            shipped: false,
             trace: Trace::default(),
         };
         world.servers.push(ApiServer::new(0, setup.nodes, setup.refused_before));
@@ -151,11 +154,26 @@ impl World {
         self.raft.voters().filter(|id| *id != BOOT).collect()
     }
 
+    /// One write by a client, acknowledged or not.
+    pub fn write(&mut self) -> Option<()> {
+        let entry = self.raft.propose()?;
+        self.trace.acknowledged(self.now, entry);
+        Some(())
+    }
+
     /// Whether the API answers: an API server with a way to a member that serves.
     #[must_use]
     pub fn api_answers(&self) -> bool {
         self.raft.spare_voters() >= 0 && self.servers.iter().any(|s| s.reaches_etcd(self))
     }
+}
+
+fn boot_peer_url(host: BootHost) -> String {
+    let node = match host {
+        BootHost::Node(node) => node,
+        BootHost::Elsewhere => 98,
+    };
+    format!("https://10.0.0.{}:12380", node + 1)
 }
 
 pub(crate) fn peer_url(node: usize) -> String {

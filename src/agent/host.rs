@@ -1,0 +1,108 @@
+//! What the agent does outside of files and the Kubernetes API, and the work it has under way.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use etcd_operator_client::clock;
+use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Grpc};
+use etcd_operator_etcd::{client, ids};
+use futures::future::BoxFuture;
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+use crate::boot::find;
+use crate::node::AgentArgs;
+
+pub use crate::boot::find::Signalled;
+
+/// For one TCP connection of the preflight.
+const REACH: Duration = Duration::from_secs(2);
+
+/// The node around the agent.
+pub trait Host: Dial {
+    /// Signals boot's etcd, if the process with this PID still is it.
+    ///
+    /// # Errors
+    /// When the signal may not be sent.
+    fn signal(&self, proc: &Path, pid: i32, endpoint: SocketAddr, signal: Signal) -> std::io::Result<Signalled>;
+    /// Whether an address takes connections; if not, why.
+    fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// The node that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linux;
+
+impl Host for Linux {
+    fn signal(&self, proc: &Path, pid: i32, endpoint: SocketAddr, signal: Signal) -> std::io::Result<Signalled> {
+        find::signal(proc, pid, endpoint, signal)
+    }
+
+    fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            match clock::within(REACH, tokio::net::TcpStream::connect(address)).await {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(error)) => Err(format!("cannot be reached: {error}")),
+                None => Err(format!("did not answer within {} s", REACH.as_secs())),
+            }
+        })
+    }
+}
+
+impl Dial for Linux {
+    fn etcd<'a>(&'a self, url: &'a str, tls: &'a client::Tls) -> Answer<'a, Arc<dyn Endpoint>> {
+        Grpc.etcd(url, tls)
+    }
+
+    fn peer_hash<'a>(
+        &'a self,
+        peer_url: &'a str,
+        tls: &'a client::Tls,
+        cluster: ids::ClusterId,
+        revision: i64,
+    ) -> Answer<'a, client::HashKv> {
+        Grpc.peer_hash(peer_url, tls, cluster, revision)
+    }
+
+    fn is_closed(&self, address: SocketAddr) -> BoxFuture<'_, bool> {
+        Grpc.is_closed(address)
+    }
+}
+
+/// What all parts of one agent share.
+pub(crate) struct Agent {
+    pub(crate) args: AgentArgs,
+    pub(crate) host: Arc<dyn Host>,
+    /// One drain at a time: the one resumed at the agent's start must not run beside the one that the API asks for again.
+    pub(crate) draining: tokio::sync::Mutex<()>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Agent {
+    pub(crate) fn new(args: AgentArgs, host: Arc<dyn Host>) -> Arc<Self> {
+        Arc::new(Self { args, host, draining: tokio::sync::Mutex::new(()), tasks: Mutex::default() })
+    }
+
+    /// Begins work that outlasts a pass, and whoever asked for it.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(work);
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        // Nothing is left half-changed under this lock.
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends all work of an agent when the agent ends. (The work itself knows its agent, so that the agent's own end would never come.)
+pub(crate) struct EndsWith(pub(crate) Arc<Agent>);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        self.0.tasks().abort_all();
+    }
+}

@@ -1,0 +1,324 @@
+//! The nodes' disks and `/proc`, real files below one temporary directory: what the shipped agents write and read there, the World's
+//! kubelets and keepers act on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use etcd_operator_agent::AgentArgs;
+use etcd_operator_keeper::contract::{DrainState, DrainStep, FORMAT, Order, Paths, Phase, Run, State};
+use etcd_operator_plan::MemberId;
+
+use super::{CLUSTER, NAMESPACE, REPOSITORY, VERSION};
+use crate::Ms;
+use crate::boot::BootHost;
+use crate::nodes::{KUBELET_START_MS, Keeper};
+use crate::raft::{DRAIN_MS, Life, Listed};
+use crate::world::{BOOT, World};
+
+/// From the manifest to the keeper's first word, ms.
+const POD_STARTS_MS: Ms = 1_500;
+/// A keeper that gave its member back to be started again (design D7.5), ms after the signal.
+const GIVE_UP_MS: Ms = 10_000;
+/// Between the removal, as the keeper sees it, and SIGKILL, ms.
+const KILL_AFTER_MS: Ms = 200;
+
+/// The disks of a World.
+pub(crate) struct Disks {
+    root: tempfile::TempDir,
+    keepers: Vec<KeeperProcess>,
+}
+
+/// What a keeper remembers that is not in the World.
+#[derive(Default)]
+struct KeeperProcess {
+    /// When it saw its manifest first.
+    since: Option<Ms>,
+    accepted: Option<Order>,
+    drain: Option<Draining>,
+    written: State,
+}
+
+struct Draining {
+    state: DrainState,
+    at: Ms,
+    unlisted_since: Option<Ms>,
+}
+
+/// Internal IP of a node.
+pub(crate) fn ip(node: usize) -> String {
+    format!("10.0.0.{}", node + 1)
+}
+
+/// The node on which boot runs.
+pub(crate) fn boot_node(world: &World) -> Option<usize> {
+    match world.boot.host {
+        BootHost::Node(node) => Some(node),
+        BootHost::Elsewhere => None,
+    }
+}
+
+/// Where a member's clients reach it.
+pub(crate) fn client_url(world: &World, member: &Listed) -> String {
+    match boot_node(world) {
+        Some(node) if member.id == BOOT => format!("https://{}:12379", ip(node)),
+        _ => member.peer_url.replace(":2380", ":2379"),
+    }
+}
+
+/// Boot's process in `/proc`, as it is now.
+pub(crate) fn boot_process(root: &Path, world: &World, node: usize) {
+    let proc = root.join(node_name(node)).join("proc");
+    let pid = match world.raft.processes.get(&BOOT).map(|p| p.life) {
+        Some(Life::Up { since }) => Some(1_000 + since / 50),
+        // Draining: still there.
+        Some(Life::Draining { .. }) => existing(&proc),
+        Some(Life::Down) | None => None,
+    };
+    if existing(&proc) == pid {
+        return;
+    }
+    if let Some(old) = existing(&proc) {
+        let _ = fs::remove_dir_all(proc.join(old.to_string()));
+    }
+    if let Some(pid) = pid {
+        let dir = proc.join(pid.to_string());
+        let listen = format!("etcd\0--listen-client-urls=https://{}:12379\0", ip(node));
+        let made = fs::create_dir_all(&dir)
+            .and_then(|()| fs::write(dir.join("stat"), format!("{pid} (etcd) S 1 1 1 0")))
+            .and_then(|()| fs::write(dir.join("cmdline"), listen));
+        debug_assert!(made.is_ok(), "{made:?}");
+    }
+}
+
+fn existing(proc: &Path) -> Option<u64> {
+    fs::read_dir(proc).ok()?.flatten().find_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+fn node_name(node: usize) -> String {
+    format!("cp{}", node + 1)
+}
+
+impl Disks {
+    /// The disks of fresh nodes, boot's manifest and data on its own.
+    pub(crate) fn new(world: &World) -> std::io::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("etcd-operator-world-");
+        let root = if memory.is_dir() { builder.tempdir_in(memory)? } else { builder.tempdir()? };
+        let disks = Self { root, keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect() };
+        for node in 0..world.nodes.len() {
+            let args = disks.agent_args(node);
+            fs::create_dir_all(args.static_pods())?;
+            fs::create_dir_all(args.proc.join("net"))?;
+            fs::write(&args.keeper_binary, b"the keeper's binary")?;
+        }
+        if let Some(node) = boot_node(world) {
+            let args = disks.agent_args(node);
+            fs::create_dir_all(args.reach(Path::new("/var/lib/boot-etcd/member")))?;
+            fs::write(disks.boot_manifest(node), boot_pod(node))?;
+        }
+        Ok(disks)
+    }
+
+    /// Where they are.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// What the agent of a node is started with.
+    pub(crate) fn agent_args(&self, node: usize) -> AgentArgs {
+        let root = self.root.path().join(node_name(node));
+        AgentArgs {
+            node_name: node_name(node),
+            namespace: NAMESPACE.into(),
+            proc: root.join("proc"),
+            keeper_binary: root.join("binary"),
+            host_root: root,
+            allowed_image_prefixes: vec![REPOSITORY.into()],
+            ..AgentArgs::default()
+        }
+    }
+
+    fn boot_manifest(&self, node: usize) -> PathBuf {
+        self.agent_args(node).static_pods().join("boot-etcd.yaml")
+    }
+
+    fn paths(&self, node: usize) -> Paths {
+        self.agent_args(node).paths(CLUSTER)
+    }
+
+    /// A tick: files to World, World to files.
+    pub(crate) fn tick(&mut self, world: &mut World) {
+        if let Some(node) = boot_node(world) {
+            world.boot.tombstone = !self.boot_manifest(node).exists();
+            boot_process(self.root.path(), world, node);
+        }
+        for node in 0..world.nodes.len() {
+            self.keeper(world, node);
+            self.sockets(world, node);
+        }
+    }
+
+    fn keeper(&mut self, world: &mut World, node: usize) {
+        let paths = self.paths(node);
+        let manifest = self.agent_args(node).static_pods().join(format!("etcd-{CLUSTER}.yaml"));
+        let now = world.now;
+        let runs = world.nodes[node].on_since.is_some_and(|on| now >= on + KUBELET_START_MS) && manifest.exists();
+        let Some(process) = self.keepers.get_mut(node) else { return };
+        if !runs {
+            // Its disk is the World's `keeper`; what it had in memory is gone.
+            if process.since.take().is_some()
+                && let Some(data) = world.nodes[node].keeper.as_ref().and_then(|k| k.data)
+            {
+                world.raft.stop(data);
+            }
+            process.drain = None;
+            return;
+        }
+        let since = *process.since.get_or_insert(now);
+        if now < since + POD_STARTS_MS {
+            return;
+        }
+        let order = read_order(&paths).filter(|o| {
+            o.format == FORMAT && process.accepted.as_ref().is_none_or(|a| (o.lineage, o.sequence) >= (a.lineage, a.sequence))
+        });
+        process.accepted = order.or(process.accepted.take());
+        let Some(order) = process.accepted.clone() else { return };
+        let keeper = world.nodes[node].keeper.get_or_insert(Keeper { since: now, ..Keeper::default() });
+        let id = order.member_id.as_deref().and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
+        keeper.order = match order.run {
+            Run::Run => id,
+            Run::Wait | Run::Stop => None,
+        };
+        if let Some(id) = id {
+            world.raft.names.insert(id, order.member_name.clone());
+        }
+        if order.run == Run::Stop
+            && let Some(data) = keeper.data
+        {
+            world.raft.stop(data);
+        }
+        drain(process, world, node, &order);
+        let state = state(process, world, node, &order);
+        if process.written != state {
+            let text = serde_json::to_vec(&state).unwrap_or_default();
+            let temporary = paths.dir.join(".state.tmp");
+            let wrote = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, paths.state()));
+            debug_assert!(wrote.is_ok(), "{wrote:?}");
+            process.written = state;
+        }
+    }
+
+    /// `/proc/net/tcp` of a node: the API servers' connections.
+    fn sockets(&self, world: &World, node: usize) {
+        let mut text =
+            String::from("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n");
+        let here = |id: MemberId, port: u16, text: &mut String| {
+            for (index, server) in world.servers.iter().enumerate() {
+                for n in 0..server.sockets_to(id) {
+                    let (local, remote) = (hex(&[10, 0, 0, octet(node + 1)]), hex(&[10, 0, 1, octet(index)]));
+                    text.push_str(&format!(
+                        "   0: {local}:{port:04X} {remote}:{:04X} 01 00000000:00000000 00:00000000 00000000     0        0 {} 1 0\n",
+                        40_000 + n,
+                        900_000 + index * 1_000 + n as usize
+                    ));
+                }
+            }
+        };
+        if boot_node(world) == Some(node) {
+            here(BOOT, 12_379, &mut text);
+        }
+        if let Some(id) = world.nodes[node].keeper.as_ref().and_then(|k| k.data) {
+            here(id, 2_379, &mut text);
+        }
+        let file = self.agent_args(node).proc.join("net/tcp");
+        if fs::read_to_string(&file).unwrap_or_default() != text {
+            let wrote = fs::write(&file, text);
+            debug_assert!(wrote.is_ok(), "{wrote:?}");
+        }
+    }
+}
+
+fn octet(n: usize) -> u8 {
+    u8::try_from(n).unwrap_or(u8::MAX)
+}
+
+fn hex(ip: &[u8; 4]) -> String {
+    format!("{:08X}", u32::from_ne_bytes(*ip))
+}
+
+fn read_order(paths: &Paths) -> Option<Order> {
+    serde_json::from_slice(&fs::read(paths.order()).ok()?).ok()
+}
+
+/// Drain, remove, kill, on the keeper's side.
+fn drain(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Order) {
+    let now = world.now;
+    let Some(data) = world.nodes[node].keeper.as_ref().and_then(|k| k.data) else { return };
+    if let Some(wanted) = &order.drain
+        && process.drain.as_ref().is_none_or(|d| d.state.id != wanted.id)
+        && !process.written.consumed.contains(&wanted.id)
+        && let Some(etcd) = world.raft.processes.get_mut(&data)
+        && matches!(etcd.life, Life::Up { .. })
+    {
+        etcd.life = Life::Draining { until: now + DRAIN_MS };
+        let state = DrainState { id: wanted.id.clone(), step: DrainStep::Signalled };
+        process.drain = Some(Draining { state, at: now, unlisted_since: None });
+    }
+    let Some(drain) = process.drain.as_mut().filter(|d| d.state.step == DrainStep::Signalled) else { return };
+    if world.raft.leader.is_some_and(|l| l != data) && world.raft.listed(data).is_none() {
+        let since = *drain.unlisted_since.get_or_insert(now);
+        if now >= since + KILL_AFTER_MS {
+            drain.state.step = DrainStep::Gone;
+            world.raft.stop(data);
+        }
+    } else if now >= drain.at + GIVE_UP_MS {
+        drain.state.step = DrainStep::StartedAgain;
+    }
+    if matches!(world.raft.processes.get(&data).map(|p| p.life), Some(Life::Draining { until }) if now >= until) {
+        world.raft.stop(data);
+    }
+}
+
+fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> State {
+    let keeper = world.nodes[node].keeper.clone().unwrap_or_default();
+    let life = keeper.data.and_then(|d| world.raft.processes.get(&d)).map(|p| p.life);
+    let is_removed = keeper.data.is_some_and(|d| keeper.removed.contains(&d));
+    let (phase, reason) = match (order.run, life) {
+        (_, Some(Life::Draining { .. })) => (Phase::Draining, "Draining"),
+        (Run::Stop, _) => (Phase::Stopped, "OrderedToStop"),
+        _ if is_removed => (Phase::Stopped, "Removed"),
+        (_, Some(Life::Up { .. })) => (Phase::Running, "Started"),
+        _ => (Phase::Waiting, "WaitToBeAdded"),
+    };
+    let hex = |ids: &[MemberId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut consumed = process.written.consumed.clone();
+    if let Some(drain) = process.drain.as_ref().filter(|d| d.state.step != DrainStep::Signalled)
+        && !consumed.contains(&drain.state.id)
+    {
+        consumed.push(drain.state.id.clone());
+    }
+    State {
+        format: FORMAT,
+        reads_orders: vec![FORMAT],
+        keeper_version: VERSION.into(),
+        etcd_version: Some(VERSION.into()),
+        order_lineage: order.lineage,
+        order_sequence: order.sequence,
+        last_order: Some(Box::new(order.clone())),
+        phase,
+        reason: reason.into(),
+        ran_here: hex(&keeper.ran_here),
+        removed: hex(&keeper.removed),
+        consumed,
+        drain: process.drain.as_ref().map(|d| d.state.clone()),
+        ..State::default()
+    }
+}
+
+fn boot_pod(node: usize) -> String {
+    format!(
+        "{{kind: Pod, apiVersion: v1, metadata: {{name: boot-etcd}}, spec: {{containers: [{{name: etcd, image: {REPOSITORY}:v{VERSION}, command: [etcd, --listen-client-urls=https://{}:12379, --data-dir=/data, --max-learners=9], volumeMounts: [{{name: d, mountPath: /data}}]}}], volumes: [{{name: d, hostPath: {{path: /var/lib/boot-etcd}}}}]}}}}",
+        ip(node)
+    )
+}

@@ -1,0 +1,428 @@
+//! The shipped controller and agents in the World: the same code as in the image, its calls to the API, to etcd and to other processes
+//! answered by the World, its files real, its clock paused and moved on when nothing else is left to do. A pivot takes a second or so.
+//!
+//! [`tell`] plays one [`Tale`]: who dies in which of its calls, what else goes wrong. Kubelets and keepers are the World's (`nodes.rs`,
+//! `disk.rs`); the keeper's own code has its tests beside it, against real data directories.
+
+#![allow(clippy::expect_used, reason = "where the stage cannot be set, a test ends by it")]
+
+mod api_server;
+mod calls;
+mod disk;
+mod etcd;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use etcd_operator::controller::{ControllerArgs, LeaseTimes};
+use etcd_operator_client::{ApiServers, ClientOptions, clock};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::nodes::{power_cut, power_on};
+use crate::world::{Setup, TICK_MS, World};
+use crate::{Ms, Violation, checks};
+use api_server::{Service, Store};
+use calls::Calls;
+pub use calls::When;
+use disk::Disks;
+use etcd::Way;
+
+/// The EtcdCluster.
+pub const CLUSTER: &str = "kube-etcd";
+/// The operator's namespace.
+pub const NAMESPACE: &str = "etcd-system";
+const REPOSITORY: &str = "registry.example/etcd";
+const VERSION: &str = "3.6.16";
+const CLUSTER_ID: u64 = 7;
+
+pub(crate) type SharedWorld = Arc<Mutex<World>>;
+
+pub(crate) fn lock(world: &SharedWorld) -> MutexGuard<'_, World> {
+    world.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// The controller: its first replica, or the second.
+    Controller(usize),
+    /// The agent on a node.
+    Agent(usize),
+}
+
+/// What goes wrong when a call is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// Nothing: the calls are counted.
+    Nothing,
+    /// The process dies, or the answer is lost.
+    Process(When),
+    /// All nodes lose power, and have it again 3 s later.
+    PowerOfAll,
+    /// The process's own node loses power, and has it again 3 s later. The controller's is the first node's.
+    PowerOfNode(usize),
+}
+
+/// What is played.
+#[derive(Clone, Debug)]
+pub struct Tale {
+    /// The cluster.
+    pub setup: Setup,
+    /// Whose call.
+    pub who: Who,
+    /// Which of its calls, from 0.
+    pub call: usize,
+    /// What goes wrong then.
+    pub wrong: Wrong,
+    /// A second controller that leads as well.
+    pub two_controllers: bool,
+    /// `spec.selfHosted.abort` is set this long after the start, ms.
+    pub abort_after: Option<Ms>,
+}
+
+impl Tale {
+    /// An undisturbed pivot.
+    #[must_use]
+    pub fn of(setup: Setup) -> Self {
+        Self {
+            setup,
+            who: Who::Controller(0),
+            call: usize::MAX,
+            wrong: Wrong::Nothing,
+            two_controllers: false,
+            abort_after: None,
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// Whether the pivot (or the abort) was complete in time.
+    pub complete: bool,
+    /// When, ms of the World.
+    pub at: Ms,
+    /// What was broken.
+    pub violations: Vec<Violation>,
+    /// Writes of the API servers that failed.
+    pub failed_writes: usize,
+    /// Changes of API objects, Leases left out, and membership calls, in the minute after the end.
+    pub restless: Vec<String>,
+    /// The calls of each process's first life.
+    pub calls: BTreeMap<Who, Vec<String>>,
+    /// The World's story, and the object's last words, for a human.
+    pub story: String,
+}
+
+/// How long a process that died takes to be started again.
+const RESTART: Duration = Duration::from_secs(3);
+/// Within which a tale must have ended, ms: gRPC's longest backoff, the longest drains in vain, and room.
+const ENDS_WITHIN_MS: Ms = 900_000;
+/// How long it must look complete to be, ms.
+const SURE_MS: Ms = 10_000;
+/// How long it is watched after its end, ms.
+const REST_MS: Ms = 60_000;
+
+/// Plays a tale, on a runtime of its own.
+///
+/// # Panics
+/// When the stage cannot be set: no runtime, no temporary files.
+#[must_use]
+pub fn tell(tale: &Tale) -> Ending {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    clock::simulate();
+    if std::env::var_os("RUST_LOG").is_some() {
+        etcd_operator::telemetry::start();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let mut stage = Stage::new(tale);
+        stage.play().await
+    })
+}
+
+struct Process {
+    who: Who,
+    calls: Calls,
+    task: JoinHandle<()>,
+    first_life: Option<Calls>,
+}
+
+struct Stage<'a> {
+    tale: &'a Tale,
+    world: SharedWorld,
+    store: Store,
+    disks: Disks,
+    processes: Vec<Process>,
+    /// Who starts again when.
+    dead: Vec<(Who, tokio::time::Instant)>,
+    power_on_at: Option<tokio::time::Instant>,
+    gone_wrong: bool,
+}
+
+impl<'a> Stage<'a> {
+    fn new(tale: &'a Tale) -> Self {
+        let mut world = World::new(&tale.setup);
+        world.shipped = true;
+        let disks = Disks::new(&world).expect("temporary files");
+        let store = Store::new();
+        objects(&store, &world, &tale.setup);
+        let world = Arc::new(Mutex::new(world));
+        let mut stage =
+            Self { tale, world, store, disks, processes: Vec::new(), dead: Vec::new(), power_on_at: None, gone_wrong: false };
+        let wrong = match tale.wrong {
+            Wrong::Process(when) => Some((tale.call, when)),
+            // The moment before the call.
+            Wrong::PowerOfAll | Wrong::PowerOfNode(_) => Some((tale.call, When::Before)),
+            Wrong::Nothing => None,
+        };
+        let controllers = if tale.two_controllers { 2 } else { 1 };
+        let all = (0..controllers).map(Who::Controller).chain((0..tale.setup.nodes).map(Who::Agent));
+        for who in all {
+            stage.start(who, wrong.filter(|_| who == tale.who));
+        }
+        stage
+    }
+
+    fn start(&mut self, who: Who, wrong: Option<(usize, When)>) {
+        let calls = Calls::new(wrong);
+        let (node, name) = match who {
+            Who::Controller(0) => (0, "a"),
+            Who::Controller(_) => (0, "b"),
+            Who::Agent(node) => (node, "agent"),
+        };
+        let service = Service {
+            store: self.store.clone(),
+            world: self.world.clone(),
+            calls: calls.clone(),
+            who: name,
+            own_lease: self.tale.two_controllers,
+        };
+        let client = kube::Client::new(service, NAMESPACE);
+        let way = Way { world: self.world.clone(), calls: calls.clone(), node, root: self.disks.root().to_owned() };
+        let task = match who {
+            Who::Controller(_) => {
+                let args = ControllerArgs {
+                    namespace: NAMESPACE.into(),
+                    holder: format!("controller-{name}"),
+                    api: ClientOptions::default(),
+                    default_repository: REPOSITORY.into(),
+                    lease: LeaseTimes::default(),
+                };
+                tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
+            }
+            Who::Agent(node) => {
+                let servers = ApiServers::one("https://10.0.1.0:6443", client, NAMESPACE);
+                tokio::spawn(etcd_operator_agent::serve(self.disks.agent_args(node), servers, Arc::new(way)))
+            }
+        };
+        let first_life = match self.processes.iter().position(|p| p.who == who) {
+            Some(old) => self.processes.remove(old).first_life,
+            None => Some(calls.clone()),
+        };
+        self.processes.push(Process { who, calls, task, first_life });
+    }
+
+    async fn play(&mut self) -> Ending {
+        let began = lock(&self.world).now;
+        let mut complete = false;
+        let mut since = None;
+        while lock(&self.world).now < began + ENDS_WITHIN_MS {
+            self.tick().await;
+            if let Some(after) = self.tale.abort_after
+                && lock(&self.world).now - began >= after
+            {
+                self.store.edit("etcdclusters", NAMESPACE, CLUSTER, |o| o["spec"]["selfHosted"]["abort"] = json!(true));
+            }
+            // What an object says may be from before a power cut.
+            let now = lock(&self.world).now;
+            if !self.is_complete() {
+                since = None;
+            } else if now - *since.get_or_insert(now) >= SURE_MS {
+                complete = true;
+                break;
+            }
+        }
+        let at = lock(&self.world).now;
+        let restless = if complete { self.rest().await } else { Vec::new() };
+        for process in &self.processes {
+            process.task.abort();
+        }
+        let mut world = lock(&self.world);
+        checks::acked_writes_present(&mut world);
+        let first = |p: &Process| Some((p.who, p.first_life.as_ref()?.log()));
+        Ending {
+            complete,
+            at: at - began,
+            violations: world.trace.violations.clone(),
+            failed_writes: world.trace.failed.len(),
+            restless,
+            calls: self.processes.iter().filter_map(first).collect(),
+            story: self.story(&world),
+        }
+    }
+
+    /// One step of time: the World's, the disks', and whoever died is noticed.
+    async fn tick(&mut self) {
+        tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        {
+            let mut world = lock(&self.world);
+            world.advance(TICK_MS);
+            self.disks.tick(&mut world);
+        }
+        let now = tokio::time::Instant::now();
+        let died: Vec<Who> =
+            self.processes.iter().filter(|p| p.calls.is_dead() && !p.task.is_finished()).map(|p| p.who).collect();
+        for who in died {
+            self.end(who);
+            self.dead.push((who, now + RESTART));
+            self.go_wrong(now);
+        }
+        if self.power_on_at.is_some_and(|at| now >= at) {
+            self.power_on_at = None;
+            let mut world = lock(&self.world);
+            (0..world.nodes.len()).for_each(|node| power_on(&mut world, node));
+        }
+        let ready: Vec<Who> = self.dead.iter().filter(|(_, at)| now >= *at).map(|(who, _)| *who).collect();
+        for who in ready {
+            self.dead.retain(|(w, _)| *w != who);
+            self.start(who, None);
+        }
+    }
+
+    fn end(&mut self, who: Who) {
+        if let Some(process) = self.processes.iter().find(|p| p.who == who) {
+            process.calls.kill();
+            process.task.abort();
+        }
+        let mut world = lock(&self.world);
+        let now = world.now;
+        world.trace.tell(now, format!("{who:?} dies"));
+    }
+
+    /// What else happens when the call is reached.
+    fn go_wrong(&mut self, now: tokio::time::Instant) {
+        if std::mem::replace(&mut self.gone_wrong, true) {
+            return;
+        }
+        let nodes: Vec<usize> = match self.tale.wrong {
+            Wrong::PowerOfAll => (0..self.tale.setup.nodes).collect(),
+            Wrong::PowerOfNode(node) => vec![node],
+            Wrong::Nothing | Wrong::Process(_) => return,
+        };
+        for node in &nodes {
+            {
+                let mut world = lock(&self.world);
+                world.trace.faults += 1;
+                let at = world.now;
+                world.trace.tell(at, format!("node {node} loses power"));
+                power_cut(&mut world, *node);
+            }
+            for who in [Who::Controller(0), Who::Controller(1), Who::Agent(*node)] {
+                let lives = self.processes.iter().any(|p| p.who == who && !p.calls.is_dead());
+                let there = matches!(who, Who::Agent(_)) || *node == 0;
+                if lives && there {
+                    self.end(who);
+                    self.dead.push((who, now + RESTART * 2));
+                }
+            }
+        }
+        self.power_on_at = Some(now + RESTART);
+    }
+
+    fn cluster(&self) -> Value {
+        self.store.get("etcdclusters", NAMESPACE, CLUSTER).unwrap_or_default()
+    }
+
+    fn is_complete(&self) -> bool {
+        let cluster = self.cluster();
+        if self.tale.abort_after.is_some() && cluster["status"]["pivot"]["phase"] == "Aborted" {
+            return true;
+        }
+        let conditions = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let is_true = |name: &str| conditions.iter().any(|c| c["type"] == name && c["status"] == "True");
+        let world = lock(&self.world);
+        let power = world.nodes.iter().all(|n| n.on_since.is_some());
+        let up = world.api_answers() && world.our_voters().iter().all(|id| world.raft.serves(*id));
+        self.dead.is_empty() && power && up && is_true("PivotComplete") && is_true("Ready")
+    }
+
+    /// What happens in the minute after the end, when nothing should.
+    async fn rest(&mut self) -> Vec<String> {
+        // What was under way at the end comes to its own.
+        for _ in 0..(15_000 / TICK_MS) {
+            self.tick().await;
+        }
+        let changes = self.store.changes();
+        let lives: Vec<(Who, usize)> = self.processes.iter().map(|p| (p.who, p.calls.log().len())).collect();
+        for _ in 0..(REST_MS / TICK_MS) {
+            self.tick().await;
+        }
+        let mut restless: Vec<String> = Vec::new();
+        for (who, before) in lives {
+            let Some(process) = self.processes.iter().find(|p| p.who == who) else { continue };
+            let log = process.calls.log();
+            let acts = log.iter().skip(before).filter(|c| !c.starts_with('?'));
+            restless.extend(acts.map(|c| format!("{who:?}: {c}")));
+        }
+        let more = self.store.changes() - changes;
+        if more > 0 {
+            restless.push(format!("{more} changes of objects"));
+        }
+        restless
+    }
+
+    fn story(&self, world: &World) -> String {
+        let lines: Vec<String> = world.trace.story.iter().map(|(at, what)| format!("{at:>8} {what}")).collect();
+        let status = &self.cluster()["status"];
+        let why = format!("{} {}: {}", status["pivot"]["phase"], status["reason"], status["message"]);
+        format!("{}\n{why}\n{:?}\n{}", lines.join("\n"), world.raft.config, self.store.show("etcdmembers"))
+    }
+}
+
+/// What an installer leaves: nodes, the CA, and the EtcdCluster that it posts.
+fn objects(store: &Store, world: &World, setup: &Setup) {
+    for node in 0..setup.nodes {
+        let name = world.nodes[node].name.clone();
+        let object = json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": {"labels": {"node-role.kubernetes.io/control-plane": "", "kubernetes.io/hostname": name}},
+            "spec": {},
+            "status": {
+                "addresses": [{"type": "InternalIP", "address": disk::ip(node)}],
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        });
+        store.put("nodes", "", &name, object);
+    }
+    let (cert, key) = ca();
+    let text = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {},
+        "data": {"tls.crt": text(&cert), "tls.key": text(&key)}});
+    store.put("secrets", NAMESPACE, "etcd-ca", secret);
+    let endpoint =
+        disk::boot_node(world).map_or_else(|| "https://10.9.9.9:12379".into(), |n| format!("https://{}:12379", disk::ip(n)));
+    let cluster = json!({
+        "apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {},
+        "spec": {"size": setup.size, "version": VERSION, "repository": REPOSITORY,
+            "selfHosted": {"bootMemberClientEndpoint": endpoint}},
+    });
+    store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+}
+
+/// One CA for all tales: keys take time to make.
+fn ca() -> (String, String) {
+    static CA: std::sync::OnceLock<(String, String)> = std::sync::OnceLock::new();
+    let made = CA.get_or_init(|| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "etcd-ca");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    });
+    made.clone()
+}

@@ -1,0 +1,137 @@
+//! The shipped controller and agents, killed in their calls: before one, after it, with its answer lost, with the power of all nodes.
+//!
+//! `make test` plays a sample (`WORLD_SEED` replays it), `make soak` all of them (`WORLD_ALL=1`). Between two calls that change something
+//! it makes no difference which of many equal looks a process dies in: of each kind the first is taken.
+#![allow(clippy::panic, clippy::expect_used, clippy::indexing_slicing, reason = "a test ends by it")]
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etcd_operator_world::Setup;
+use etcd_operator_world::histories::seed;
+use etcd_operator_world::shipped::{Ending, Tale, When, Who, Wrong, tell};
+
+/// Tales of one group in the sample.
+const SAMPLE: usize = 5;
+
+fn undisturbed(tale: &Tale) -> Ending {
+    let ending = tell(tale);
+    assert!(ending.complete, "{}", ending.story);
+    assert!(ending.violations.is_empty(), "{:?}\n{}", ending.violations, ending.story);
+    assert_eq!(ending.failed_writes, 0, "{}", ending.story);
+    assert!(ending.restless.is_empty(), "{:?}", ending.restless);
+    ending
+}
+
+/// Calls at which something is to go wrong: each that changes something; of those that look, the first of each kind in between.
+fn points(calls: &[String]) -> Vec<(usize, bool)> {
+    let mut kinds = BTreeSet::new();
+    let mut points = Vec::new();
+    for (number, call) in calls.iter().enumerate() {
+        let looks = call.starts_with('?');
+        if !looks {
+            kinds.clear();
+        }
+        if !looks || kinds.insert(call.clone()) {
+            points.push((number, looks));
+        }
+    }
+    points
+}
+
+/// Plays tales side by side; each must end well.
+fn play(name: &str, mut tales: Vec<Tale>) {
+    let all = tales.len();
+    if std::env::var_os("WORLD_ALL").is_none() {
+        let seed = seed(name);
+        let key = |t: &Tale| {
+            let text = format!("{seed} {:?} {} {:?}", t.who, t.call, t.wrong);
+            text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        };
+        tales.sort_by_key(key);
+        tales.truncate(SAMPLE);
+    }
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let slowest = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(tale) = tales.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let ending = tell(tale);
+                    slowest.fetch_max(usize::try_from(ending.at).unwrap_or(usize::MAX), Ordering::Relaxed);
+                    if let Some(why) = wrong(&ending) {
+                        let name = ending.calls.get(&tale.who).and_then(|c| c.get(tale.call)).cloned().unwrap_or_default();
+                        let told =
+                            format!("{:?} call {} ({name}) {:?}: {why}\n{}", tale.who, tale.call, tale.wrong, ending.story);
+                        failed.lock().expect("not poisoned").push(told);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("not poisoned");
+    println!("{name}: {} of {all} tales, the longest {} ms", tales.len(), slowest.into_inner());
+    assert!(failed.is_empty(), "{} of {} tales end badly; the first:\n{}", failed.len(), tales.len(), failed[0]);
+}
+
+fn wrong(ending: &Ending) -> Option<String> {
+    if !ending.complete {
+        return Some("it never completes".into());
+    }
+    if !ending.violations.is_empty() {
+        return Some(format!("{:?}", ending.violations));
+    }
+    (!ending.restless.is_empty()).then(|| format!("no rest: {:?}", ending.restless))
+}
+
+fn deaths(reference: &Ending, who: Who, base: &Tale) -> Vec<Tale> {
+    let calls = &reference.calls[&who];
+    let tales = points(calls).into_iter().flat_map(|(call, looks)| {
+        let whens: &[When] = if looks { &[When::Before] } else { &When::ALL };
+        whens.iter().map(move |when| (call, *when)).collect::<Vec<_>>()
+    });
+    tales.map(|(call, when)| Tale { who, call, wrong: Wrong::Process(when), ..base.clone() }).collect()
+}
+
+fn power_cuts(reference: &Ending, who: Who, base: &Tale) -> Vec<Tale> {
+    let calls = &reference.calls[&who];
+    points(calls).into_iter().map(|(call, _)| Tale { who, call, wrong: Wrong::PowerOfAll, ..base.clone() }).collect()
+}
+
+#[test]
+fn the_controller_dies_in_each_of_its_calls() {
+    for size in [1, 3] {
+        let base = Tale::of(Setup::of(3, size));
+        let reference = undisturbed(&base);
+        play(&format!("controller, to {size}"), deaths(&reference, Who::Controller(0), &base));
+    }
+}
+
+#[test]
+fn the_agent_of_boots_node_dies_in_each_of_its_calls() {
+    for size in [1, 3] {
+        let base = Tale::of(Setup::of(3, size));
+        let reference = undisturbed(&base);
+        play(&format!("boot's agent, to {size}"), deaths(&reference, Who::Agent(0), &base));
+    }
+}
+
+#[test]
+fn all_nodes_lose_power_at_each_call() {
+    for size in [1, 3] {
+        let base = Tale::of(Setup::of(3, size));
+        let reference = undisturbed(&base);
+        let mut tales = power_cuts(&reference, Who::Controller(0), &base);
+        tales.extend(power_cuts(&reference, Who::Agent(0), &base));
+        play(&format!("power, to {size}"), tales);
+    }
+}
+
+#[test]
+fn two_controllers_lead_and_one_dies() {
+    let base = Tale { two_controllers: true, ..Tale::of(Setup::of(3, 3)) };
+    let reference = undisturbed(&base);
+    play("two controllers", deaths(&reference, Who::Controller(0), &base));
+}
