@@ -340,6 +340,12 @@ pub(crate) fn clients(view: &View, memory: &Memory) -> plan::ClientCounts {
     let unknown = |missing: String| plan::ClientCounts::Unknown { missing };
     let Some(nonce) = &memory.count else { return unknown("not asked for".into()) };
     let Some(since) = listening_since(view, memory) else { return unknown("the new members do not all listen yet".into()) };
+    // An order to count that reached only some of the agents is no count.
+    let is_asked = |l: &String| view.members.iter().any(|m| m.spec.count_clients.contains(l));
+    let unseen = usize::from(view.boot_member().is_none());
+    if let Some(listener) = listeners(view).iter().skip(unseen).find(|l| !is_asked(l)) {
+        return unknown(format!("nobody has been asked about {listener}"));
+    }
     let mut counts: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
     for member in &view.members {
         let status = member.status.clone().unwrap_or_default();

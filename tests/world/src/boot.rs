@@ -38,9 +38,9 @@ pub struct BootMachine {
     /// The agent's journal: the drain under way.
     pub journal: Option<Journal>,
     /// What came of the last drain, and of which order.
-    outcome: Option<(u64, BootDrain)>,
-    down_since: Option<Ms>,
-    clients_at_signal: bool,
+    pub(crate) outcome: Option<(u64, BootDrain)>,
+    pub(crate) down_since: Option<Ms>,
+    pub(crate) clients_at_signal: bool,
 }
 
 /// A drain under way.

@@ -46,8 +46,11 @@ pub enum Violation {
 /// What happened.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
-    /// Entries `(index, term)` whose write was acknowledged to a client.
-    pub acked: Vec<(u64, u64)>,
+    /// The entry `(index, term)` of the newest write that was acknowledged to a client. All earlier ones stand before it in the log of
+    /// whoever has it (raft's log matching).
+    pub acked: Option<(u64, u64)>,
+    /// How many writes were acknowledged.
+    pub acks: u64,
     /// When writes failed.
     pub failed: Vec<Ms>,
     /// The longest time without an acknowledged write, ms.
@@ -65,6 +68,8 @@ pub struct Trace {
     pub gates: Vec<(Ms, Vec<MemberId>)>,
     /// When each member's hash was taken last.
     pub hashed: BTreeMap<MemberId, Ms>,
+    /// Whether nobody reads the story: the model checker tells it anew from the path.
+    pub silent: bool,
     /// What the controllers did, for a human who reads a failed history.
     pub story: Vec<(Ms, String)>,
     /// What was broken.
@@ -77,12 +82,15 @@ impl Trace {
             self.longest_gap = self.longest_gap.max(now - last);
         }
         self.last_ack = Some(now);
-        self.acked.push(entry);
+        self.acked = Some(entry);
+        self.acks += 1;
     }
 
     /// Notes something for the reader.
     pub fn tell(&mut self, now: Ms, what: impl Into<String>) {
-        self.story.push((now, what.into()));
+        if !self.silent {
+            self.story.push((now, what.into()));
+        }
     }
 }
 
@@ -97,9 +105,9 @@ pub(crate) fn after_election(world: &mut World) {
 /// I1: every acknowledged entry stands in the leader's log.
 pub fn acked_writes_present(world: &mut World) {
     let Some(leader) = world.raft.leader.and_then(|l| world.raft.processes.get(&l)) else { return };
-    let lost = world.trace.acked.iter().find(|(index, term)| leader.log.term_at(*index) != Some(*term));
+    let lost = world.trace.acked.filter(|(index, term)| leader.log.term_at(*index) != Some(*term));
     if let Some((index, _)) = lost {
-        world.trace.violations.push(Violation::AckedWriteLost { index: *index });
+        world.trace.violations.push(Violation::AckedWriteLost { index });
     }
 }
 

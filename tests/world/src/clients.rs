@@ -70,6 +70,37 @@ impl ApiServer {
         u32::try_from(open.count()).unwrap_or(u32::MAX)
     }
 
+    /// All that decides its future; a time that lies ahead is told as such. When a refused connection tries again counts only while somebody
+    /// listens there: else no two moments would be alike.
+    pub(crate) fn shape(&self, world: &World, put: &mut impl FnMut(Ms, bool)) {
+        put(u64::from(self.up_from.is_some()), false);
+        put(self.up_from.unwrap_or(0), true);
+        for channel in &self.channels {
+            put(channel.next_write, true);
+            put(u64::from(channel.waiting_since.is_some()), false);
+            // A write that waits fails at a time that lies ahead.
+            put(channel.waiting_since.map_or(0, |at| at + WRITE_TIMEOUT_MS), true);
+            for (endpoint, connection) in channel.connections.iter().enumerate() {
+                match *connection {
+                    Connection::Open { member } => put(member.0, false),
+                    Connection::Dead { until } => {
+                        put(1_000, false);
+                        put(until, true);
+                    }
+                    Connection::Refused { attempt, retry_at } => {
+                        let is_taken = listening(world, endpoint).is_some();
+                        put(2_000 + u64::from(attempt.min(12)), false);
+                        put(if is_taken { retry_at } else { 0 }, is_taken);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn lists_only_boot(&self) -> bool {
+        self.channels.iter().all(|c| c.connections.len() == 1)
+    }
+
     pub(crate) fn reaches_etcd(&self, world: &World) -> bool {
         self.up_from.is_some_and(|at| at <= world.now) && self.channels.iter().any(|c| c.usable(world).is_some())
     }

@@ -125,8 +125,8 @@ pub enum Rest {
 pub struct Run {
     /// The world.
     pub world: World,
-    controllers: [Controller; 2],
-    paused: [Option<(Plan, Observation)>; 2],
+    pub(crate) controllers: [Controller; 2],
+    pub(crate) paused: [Option<(Plan, Observation)>; 2],
     at_signal: Option<AtSignal>,
     asleep_until: Ms,
     planner: Planner,
@@ -282,8 +282,18 @@ impl Run {
         }
     }
 
-    /// All faults are healed: power, agents, nodes. Edits of the spec stay: they are what is wanted.
-    pub fn heal(&mut self) {
+    /// Whether the first controller is in the middle of a removal.
+    pub(crate) fn is_removing(&self) -> bool {
+        self.controllers.first().is_some_and(|c| c.doing.is_some())
+    }
+
+    /// Whether a controller is paused between thinking and acting.
+    pub(crate) fn has_thought(&self, who: usize) -> bool {
+        self.paused.get(who).is_some_and(Option::is_some)
+    }
+
+    /// Nothing more goes wrong, and what was wrong is put right; the controllers live on.
+    pub(crate) fn calm(&mut self) {
         for index in 0..self.world.nodes.len() {
             power_on(&mut self.world, index);
             let node = &mut self.world.nodes[index];
@@ -294,6 +304,12 @@ impl Run {
         self.paused = [None, None];
         self.at_signal = None;
         self.asleep_until = 0;
+        self.world.trace.faults += 1;
+    }
+
+    /// All faults are healed: power, agents, nodes. Edits of the spec stay: they are what is wanted.
+    pub fn heal(&mut self) {
+        self.calm();
         for controller in &mut self.controllers {
             controller.crash(&mut self.world);
         }

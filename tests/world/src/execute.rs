@@ -51,9 +51,9 @@ pub enum Failure {
 /// A removal of boot under way in a controller: order written, stream open, waiting for the signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Doing {
-    since: Ms,
-    seats: Vec<usize>,
-    faults_seen: u64,
+    pub(crate) since: Ms,
+    pub(crate) seats: Vec<usize>,
+    pub(crate) faults_seen: u64,
 }
 
 /// Carries out one step.

@@ -15,9 +15,12 @@ pub mod drive;
 pub mod execute;
 pub mod histories;
 pub mod log;
+pub mod model;
 pub mod nodes;
 pub mod observe;
 pub mod raft;
+pub mod rest;
+pub mod shape;
 pub mod shipped;
 pub mod world;
 

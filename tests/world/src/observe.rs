@@ -23,8 +23,8 @@ pub struct Controller {
     pub(crate) gate: (Gate, Vec<MemberId>),
     /// A removal that it is carrying out.
     pub(crate) doing: Option<Doing>,
-    lags: BTreeMap<MemberId, u64>,
-    cache: Option<Api>,
+    pub(crate) lags: BTreeMap<MemberId, u64>,
+    pub(crate) cache: Option<Api>,
 }
 
 impl Controller {

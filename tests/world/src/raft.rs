@@ -93,10 +93,10 @@ pub struct Raft {
     pub names: BTreeMap<MemberId, String>,
     /// `--max-learners`, the same everywhere.
     pub max_learners: usize,
-    term: u64,
-    leaderless_since: Ms,
-    changed_at: Ms,
-    next_id: u64,
+    pub(crate) term: u64,
+    pub(crate) leaderless_since: Ms,
+    pub(crate) changed_at: Ms,
+    pub(crate) next_id: u64,
 }
 
 impl Raft {

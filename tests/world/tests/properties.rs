@@ -3,8 +3,9 @@
 
 use std::cell::Cell;
 
-use etcd_operator_plan::{HoldReason, plan};
+use etcd_operator_plan::plan;
 use etcd_operator_world::histories::{Mishaps, histories, runner, setups};
+use etcd_operator_world::rest::rests_rightly;
 use etcd_operator_world::{Event, Rest, Run, Setup, Violation, World};
 use proptest::test_runner::TestCaseError;
 
@@ -32,42 +33,6 @@ fn live(setup: &Setup, history: &[Event]) -> Result<Run, TestCaseError> {
         no_violation(&run.world)?;
     }
     Ok(run)
-}
-
-/// What a World may rest at, by what its spec wants.
-fn rests_rightly(run: &Run, rest: &Rest) -> Result<(), String> {
-    let world = &run.world;
-    let spec = &world.api.spec;
-    let ours = world.our_voters().len();
-    let learners = world.raft.config.iter().filter(|m| m.learner).count();
-    match rest {
-        Rest::Never(last) => Err(format!("never rests: {}", last.join("\n"))),
-        Rest::Done if spec.abort && world.boot_listed() => {
-            let alone = world.raft.config.len() == 1 && world.api.seats.is_empty();
-            if alone { Ok(()) } else { Err("Done with abort, but boot is not alone".into()) }
-        }
-        Rest::Done if spec.skip_boot_removal && world.boot_listed() => {
-            if ours + learners >= spec.size as usize {
-                Ok(())
-            } else {
-                Err("Done with skip, but members are missing".into())
-            }
-        }
-        Rest::Done => {
-            let right = !world.boot_listed() && learners == 0 && ours == spec.size as usize && world.api.seats.len() == ours;
-            if right { Ok(()) } else { Err("Done, but not what is wanted".into()) }
-        }
-        Rest::Hold(reason, next_step) => {
-            let right = match reason {
-                HoldReason::HoldBootRemoval => spec.hold_boot_removal && world.boot_listed(),
-                HoldReason::NotEnoughNodes => spec.size as usize > world.nodes.len(),
-                HoldReason::ScaleDownUnsupported => ours > spec.size as usize && !world.boot_listed(),
-                HoldReason::BootCameBack => world.trace.signals > 1 && world.boot_listed(),
-                _ => false,
-            };
-            if right { Ok(()) } else { Err(format!("Hold {reason}: {next_step}")) }
-        }
-    }
 }
 
 /// How many histories came to what: a property over histories in which nothing happens proves nothing.
@@ -121,10 +86,10 @@ fn no_history_breaks_an_invariant_and_every_world_comes_to_rest_once_healed() {
         let rest = run.settle(PASSES);
         reached.note(&run, &rest);
         no_violation(&run.world)?;
-        rests_rightly(&run, &rest).map_err(|why| fail(why, &run.world))?;
-        let acked = run.world.trace.acked.len();
+        rests_rightly(&run.world, &rest).map_err(|why| fail(why, &run.world))?;
+        let acks = run.world.trace.acks;
         run.advance(5_000);
-        if run.world.trace.acked.len() <= acked {
+        if run.world.trace.acks <= acks {
             return Err(fail("no write is acknowledged at rest", &run.world));
         }
         etcd_operator_world::checks::acked_writes_present(&mut run.world);
@@ -146,7 +111,7 @@ fn no_write_fails_and_no_leader_is_lost_where_nothing_dies() {
         let rest = run.settle(PASSES);
         reached.note(&run, &rest);
         no_violation(&run.world)?;
-        rests_rightly(&run, &rest).map_err(|why| fail(why, &run.world))?;
+        rests_rightly(&run.world, &rest).map_err(|why| fail(why, &run.world))?;
         let trace = &run.world.trace;
         if trace.failed.is_empty() && trace.elections == 0 {
             Ok(())
