@@ -2,7 +2,13 @@
 //!
 //! One test function per subject, one API server for all of them: starting it takes longer than the tests.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test ends where something fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where something fails"
+)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,6 +51,25 @@ impl Api {
         let text = input.map(ToString::to_string).unwrap_or_default();
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// With a token, and without the admin's certificate, which would win over it.
+    fn as_token(&self, token: &str, args: &[&str]) -> Output {
+        let server = format!("https://127.0.0.1:{}", PORT.parse::<u16>().unwrap() + 2);
+        let ca = self.folder.path().join("ca.crt");
+        Command::new(&self.kubectl)
+            .args([
+                "--kubeconfig=/dev/null",
+                "--server",
+                &server,
+                "--certificate-authority",
+                ca.to_str().unwrap(),
+                "--token",
+                token,
+            ])
+            .args(args)
+            .output()
+            .unwrap()
     }
 
     fn ok(&self, args: &[&str], input: Option<&Value>) -> String {
@@ -96,6 +121,8 @@ fn the_api_server_takes_what_is_good_and_refuses_what_is_not() {
     scaling(&api);
     applying_twice_changes_nothing(&api);
     who_may_do_what(&api);
+    agents_write_only_of_their_own_node(&api);
+    what_the_datastore_hangs_on_is_not_deleted_by_mistake(&api);
 }
 
 fn good_clusters(api: &Api) {
@@ -213,25 +240,11 @@ fn who_may_do_what(api: &Api) {
     let token = |account: &str| api.ok(&["create", "token", account, "-n", "kube-system"], None);
     let (agent, controller) = (token("etcd-operator-agent"), token("etcd-operator-controller"));
     let may = |token: &str, verb: &str, what: &str, namespace: &str| {
-        let server = format!("https://127.0.0.1:{}", PORT.parse::<u16>().unwrap() + 2);
-        let ca = api.folder.path().join("ca.crt");
-        // Without the admin's certificate: a client certificate would win over the token.
-        let out = Command::new(&api.kubectl)
-            .args([
-                "--kubeconfig=/dev/null",
-                "--server",
-                &server,
-                "--certificate-authority",
-                ca.to_str().unwrap(),
-                "--token",
-                token,
-            ])
-            .args(["auth", "can-i", verb, what.trim_end_matches("/status"), "-n", namespace])
-            // `kubectl auth can-i` reads TYPE/NAME, and a subresource as a flag.
-            .args(what.ends_with("/status").then_some("--subresource=status"))
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&out.stdout).trim() == "yes"
+        // `kubectl auth can-i` reads TYPE/NAME, and a subresource as a flag.
+        let subresource = what.ends_with("/status").then_some("--subresource=status");
+        let mut args = vec!["auth", "can-i", verb, what.trim_end_matches("/status"), "-n", namespace];
+        args.extend(subresource);
+        String::from_utf8_lossy(&api.as_token(token, &args).stdout).trim() == "yes"
     };
     // Who, verb, what, and whether.
     let table = [
@@ -269,4 +282,99 @@ fn who_may_do_what(api: &Api) {
     }
     assert!(may(&controller, "update", "etcdclusters/status", "default"), "to refuse an EtcdCluster in another namespace");
     assert!(!may(&controller, "get", "secrets/etcd-ca", "default"));
+}
+
+fn member(node: &str) -> Value {
+    json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdMember",
+           "metadata": {"name": format!("kube-etcd-{node}"), "namespace": "kube-system"},
+           "spec": {"clusterName": "kube-etcd", "nodeName": node, "role": "Candidate", "generation": 0, "lineage": 0, "nonce": "n"}})
+}
+
+/// With real tokens: of the agent's pod on its node, and of none.
+fn agents_write_only_of_their_own_node(api: &Api) {
+    for node in ["cp1", "cp2"] {
+        api.ok(&["create", "-f", "-"], Some(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})));
+        api.ok(&["create", "-f", "-"], Some(&member(node)));
+    }
+    let of_node =
+        ["create", "token", "etcd-operator-agent", "-n", "kube-system", "--bound-object-kind=Node", "--bound-object-name=cp1"];
+    let of_cp1 = api.ok(&of_node, None);
+    let of_none = api.ok(&["create", "token", "etcd-operator-agent", "-n", "kube-system"], None);
+    // As the agent writes: server-side apply, without reading first.
+    let write = |token: &str, node: &str, fields: Value| {
+        let mut object = member(node);
+        object["spec"] = fields["spec"].clone();
+        object["status"] = fields["status"].clone();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, "{object}").unwrap();
+        let path = file.path().to_str().unwrap();
+        let apply = ["apply", "--server-side", "--force-conflicts", "--validate=false", "--subresource=status", "-f", path];
+        let out = api.as_token(token, &apply);
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let said = |nonce: &str| json!({"status": {"observedNonce": nonce}});
+    // A policy takes effect a moment after it was created.
+    let until = |what: &str, good: &dyn Fn() -> bool| {
+        for _ in 0..150 {
+            if good() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        panic!("{what} within 30 s");
+    };
+    until("the agents' policy is in force", &|| !write(&of_none, "cp1", said("n")).0);
+    let (done, why) = write(&of_cp1, "cp1", said("n"));
+    assert!(done, "its own node: {why}");
+    let (done, why) = write(&of_cp1, "cp2", said("n"));
+    assert!(!done && why.contains("its token is of cp1, the EtcdMember of cp2"), "{why}");
+    // What the request itself says of the node does not count.
+    let (done, why) = write(&of_cp1, "cp2", json!({"spec": {"nodeName": "cp1"}, "status": {"observedNonce": "n"}}));
+    assert!(!done && why.contains("the EtcdMember of cp2"), "{why}");
+    let (done, why) = write(&of_none, "cp1", said("n"));
+    assert!(!done && why.contains("its token is of no node"), "{why}");
+    // Others are none of this policy's business.
+    let admin = ["patch", "etcdmember", "kube-etcd-cp2", "-n", "kube-system", "--subresource=status", "--type=merge", "-p"];
+    api.ok(&[&admin[..], &[&said("n").to_string()]].concat(), None);
+    // It is the policy that keeps the agent out, nothing else.
+    api.ok(&["delete", "validatingadmissionpolicybinding", "etcd-operator-agents"], None);
+    until("without its binding the policy lets all pass", &|| write(&of_cp1, "cp2", said("m")).0);
+}
+
+fn what_the_datastore_hangs_on_is_not_deleted_by_mistake(api: &Api) {
+    let secret = ["create", "secret", "generic", "etcd-ca", "-n", "kube-system", "--from-literal=tls.crt=x"];
+    api.ok(&secret, None);
+    api.ok(&["create", "namespace", "precious"], None);
+    api.ok(&["label", "namespace", "precious", "etcd.database.coreos.com/protected="], None);
+    api.ok(&["create", "-f", "-"], Some(&cluster("hosting", hosted(GOOD))));
+    // Before the pivot has begun nothing hangs on it.
+    api.ok(&["delete", "etcd", "hosting", "-n", "kube-system"], None);
+    api.ok(&["create", "-f", "-"], Some(&cluster("hosting", hosted(GOOD))));
+    let begun = r#"{"status":{"pivot":{"phase":"Joining","preflightID":"p1"}}}"#;
+    api.ok(&["patch", "etcd", "hosting", "-n", "kube-system", "--subresource=status", "--type=merge", "-p", begun], None);
+    let crd = "etcdmembers.etcd.database.coreos.com";
+    let all: [(&[&str], &str); 4] = [
+        (&["etcd", "hosting", "-n", "kube-system"], "hosting"),
+        (&["crd", crd], crd),
+        (&["namespace", "precious"], "precious"),
+        (&["secret", "etcd-ca", "-n", "kube-system"], "etcd-ca"),
+    ];
+    for (what, name) in all {
+        let delete = [&["delete", "--wait=false"], what].concat();
+        let words = format!("annotate it first: etcd.database.coreos.com/allow-deletion={name}");
+        api.refused(&delete, None, &words);
+        let key = "etcd.database.coreos.com/allow-deletion";
+        api.ok(&[&["annotate"], what, &[&format!("{key}=another")]].concat(), None);
+        api.refused(&delete, None, &words);
+    }
+    api.refused(&["delete", "etcd", "--all", "-n", "kube-system", "--wait=false"], None, "allow-deletion=hosting");
+    for (what, name) in all {
+        let annotation = format!("etcd.database.coreos.com/allow-deletion={name}");
+        api.ok(&[&["annotate", "--overwrite"], what, &[annotation.as_str()]].concat(), None);
+        api.ok(&[&["delete", "--wait=false"], what].concat(), None);
+    }
+    api.ok(&["create", "namespace", "usual"], None);
+    api.ok(&["delete", "namespace", "usual", "--wait=false"], None);
+    api.ok(&[&secret[..3], &["other"], &secret[4..]].concat(), None);
+    api.ok(&["delete", "secret", "other", "-n", "kube-system"], None);
 }

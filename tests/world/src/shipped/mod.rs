@@ -111,7 +111,7 @@ pub struct Ending {
     pub failed_writes: usize,
     /// Changes of API objects, Leases left out, and membership calls, in the minute after the end.
     pub restless: Vec<String>,
-    /// The calls of each process's first life.
+    /// The calls of each process's first life, up to the end.
     pub calls: BTreeMap<Who, Vec<String>>,
     /// The World's story, and the object's last words, for a human.
     pub story: String,
@@ -247,20 +247,21 @@ impl<'a> Stage<'a> {
             }
         }
         let at = lock(&self.world).now;
+        let first = |p: &Process| Some((p.who, p.first_life.as_ref()?.log()));
+        let calls = self.processes.iter().filter_map(first).collect();
         let restless = if complete { self.rest().await } else { Vec::new() };
         for process in &self.processes {
             process.task.abort();
         }
         let mut world = lock(&self.world);
         checks::acked_writes_present(&mut world);
-        let first = |p: &Process| Some((p.who, p.first_life.as_ref()?.log()));
         Ending {
             complete,
             at: at - began,
             violations: world.trace.violations.clone(),
             failed_writes: world.trace.failed.len(),
             restless,
-            calls: self.processes.iter().filter_map(first).collect(),
+            calls,
             story: self.story(&world),
         }
     }
