@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
-use etcd_operator_plan::{Gate, Step};
+use etcd_operator_plan::{Gate, RemoteClient, Step};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pki::Ca;
@@ -45,6 +45,8 @@ pub(crate) struct Memory {
     pub(crate) listening_since: Option<u64>,
     /// Nonce of the clients' count under way.
     pub(crate) count: Option<String>,
+    /// The clients' counts that were logged last.
+    pub(crate) clients_told: Vec<RemoteClient>,
     /// Text of the last Event, so that one is not repeated.
     pub(crate) last_event: String,
 }
@@ -67,6 +69,7 @@ impl Memory {
             unsigned: BTreeMap::new(),
             listening_since: None,
             count: None,
+            clients_told: Vec::new(),
             last_event: String::new(),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_operator_api::cluster::Intent;
-use etcd_operator_plan::{Observed, Plan, Step};
+use etcd_operator_plan::{ClientCounts, Observed, Plan, Step, WaitFor};
 
 use super::act::Outcome;
 use super::memory::Memory;
@@ -28,6 +28,7 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     let seen = observed(&view, memory);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
+    tell_clients(&seen, &plan, memory);
     if view.etcd.is_ok() {
         // Nobody's pivot waits for it: it is tried again in each pass, and said.
         if let Err(error) = published::publish(context, &view, memory).await {
@@ -51,6 +52,16 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         Plan::Wait { look_again_ms, .. } => Ok(Some(Duration::from_millis(*look_again_ms))),
         Plan::Hold { .. } => Ok(Some(Duration::from_millis(etcd_operator_plan::SLOW_LOOK_MS))),
         Plan::Done => Ok(None),
+    }
+}
+
+/// Live numbers stay out of the status; who wants to know what the pivot waits for finds them here.
+fn tell_clients(seen: &Observed, plan: &Plan, memory: &mut Memory) {
+    if let (ClientCounts::Known { remotes, .. }, Plan::Wait { what: WaitFor::ApiServersConnect, .. }) = (&seen.clients, plan)
+        && memory.clients_told != *remotes
+    {
+        tracing::info!(?remotes, "clients of boot, and their connections to each new member");
+        memory.clients_told.clone_from(remotes);
     }
 }
 

@@ -46,6 +46,8 @@ impl Bed {
         options.validate()?;
         prereq::check(&layout)?;
         let programs = binaries::build(&layout)?;
+        // Not once the API server runs: the older it is, the longer its channels to the seats wait between two tries, up to 2 min.
+        binaries::compile_operator(&layout)?;
         let lock = state::lock()?;
         if let Some(dir) = state::complete() {
             // Half-made ones are taken away without a question; this one may be in somebody's use.

@@ -98,6 +98,22 @@ fn pause(layout: &Layout) -> Result<PathBuf> {
 /// # Errors
 /// If cargo fails.
 pub fn build_operator(layout: &Layout) -> Result<bool> {
+    let built = compile_operator(layout)?;
+    let own = layout.bin("etcd-operator");
+    let new = fs::read(&built).at(&built)?;
+    if fs::read(&own).is_ok_and(|old| old == new) {
+        return Ok(false);
+    }
+    fs::create_dir_all(layout.path("bin")).at(&own)?;
+    place(&built, &own)?;
+    Ok(true)
+}
+
+/// Builds the operator as a static binary, and says where it is.
+///
+/// # Errors
+/// If cargo fails.
+pub fn compile_operator(layout: &Layout) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let manifest = layout.checkout.join("Cargo.toml");
     let profile = if fs::read_to_string(&manifest).at(&manifest)?.contains("[profile.bed]") { "bed" } else { "dev" };
@@ -110,13 +126,5 @@ pub fn build_operator(layout: &Layout) -> Result<bool> {
     command.env("CARGO_TARGET_DIR", &target);
     run_long(command, "cargo build of etcd-operator")?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    let built = target.join(&triple).join(folder).join("etcd-operator");
-    let own = layout.bin("etcd-operator");
-    let new = fs::read(&built).at(&built)?;
-    if fs::read(&own).is_ok_and(|old| old == new) {
-        return Ok(false);
-    }
-    fs::create_dir_all(layout.path("bin")).at(&own)?;
-    place(&built, &own)?;
-    Ok(true)
+    Ok(target.join(&triple).join(folder).join("etcd-operator"))
 }
