@@ -104,7 +104,9 @@ impl Disks {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("etcd-operator-world-");
-        let root = if memory.is_dir() { builder.tempdir_in(memory)? } else { builder.tempdir()? };
+        // The agents' preflight asks for 1 GiB.
+        let has_room = rustix::fs::statvfs(memory).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) > 2 << 30);
+        let root = if has_room { builder.tempdir_in(memory)? } else { builder.tempdir()? };
         let disks = Self { root, keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect() };
         for node in 0..world.nodes.len() {
             let args = disks.agent_args(node);
