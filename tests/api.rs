@@ -352,6 +352,11 @@ fn what_the_datastore_hangs_on_is_not_deleted_by_mistake(api: &Api) {
     api.ok(&["create", "-f", "-"], Some(&cluster("hosting", hosted(GOOD))));
     let begun = r#"{"status":{"pivot":{"phase":"Joining","preflightID":"p1"}}}"#;
     api.ok(&["patch", "etcd", "hosting", "-n", "kube-system", "--subresource=status", "--type=merge", "-p", begun], None);
+    // What a check alone leaves is taken back by it.
+    let mut only_checked = hosted(GOOD);
+    only_checked["selfHosted"]["preflightOnly"] = json!(true);
+    api.ok(&["create", "-f", "-"], Some(&cluster("checked", only_checked)));
+    api.ok(&["patch", "etcd", "checked", "-n", "kube-system", "--subresource=status", "--type=merge", "-p", begun], None);
     let crd = "etcdmembers.etcd.database.coreos.com";
     let all: [(&[&str], &str); 4] = [
         (&["etcd", "hosting", "-n", "kube-system"], "hosting"),
@@ -367,6 +372,7 @@ fn what_the_datastore_hangs_on_is_not_deleted_by_mistake(api: &Api) {
         api.ok(&[&["annotate"], what, &[&format!("{key}=another")]].concat(), None);
         api.refused(&delete, None, &words);
     }
+    api.ok(&["delete", "etcd", "checked", "-n", "kube-system"], None);
     api.refused(&["delete", "etcd", "--all", "-n", "kube-system", "--wait=false"], None, "allow-deletion=hosting");
     for (what, name) in all {
         let annotation = format!("etcd.database.coreos.com/allow-deletion={name}");
