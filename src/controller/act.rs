@@ -1,6 +1,7 @@
 //! Act: carries out one step. A membership call that fails in a passing way is no error: the next pass looks again.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
 use etcd_operator_etcd::dial::Endpoint;
@@ -158,7 +159,7 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
     .map(drop)
 }
 
-async fn any_voter(view: &View, memory: &mut Memory) -> Result<std::sync::Arc<dyn Endpoint>, ControllerError> {
+async fn any_voter(view: &View, memory: &mut Memory) -> Result<Arc<dyn Endpoint>, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
     let voters = reading.members.iter().filter(|(m, s)| !m.is_learner && s.is_some());
@@ -212,7 +213,7 @@ async fn promote(view: &View, memory: &mut Memory, id: plan::MemberId) -> Result
 /// What the nonces of counts begin with.
 const COUNT: &str = "count";
 
-/// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives and the members are the same.
+/// Asks the agents to count. Idempotent: the nonce stays for as long as this controller lives, unless another one asks after it.
 async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let listeners = structure::listeners(view);
     let Some((boot, _)) = listeners.split_first() else { return Ok(()) };
@@ -220,9 +221,10 @@ async fn count_clients(context: &Context, view: &View, memory: &mut Memory) -> R
         memory.listening_since = Some(view.now_ms);
     }
     let theirs = view.members.iter().map(|m| m.spec.nonce.as_str()).filter(|n| members::asked_at(COUNT, n).is_some()).max();
-    let taken_over = members::question(COUNT, memory.count.as_deref(), theirs, view.now_ms);
-    let nonce = taken_over.or(memory.count.take()).unwrap_or_else(|| members::ask(COUNT, view.now_ms));
-    memory.count = Some(nonce.clone());
+    if let Some(newer) = members::newer(COUNT, memory.count.as_deref(), theirs) {
+        memory.count = Some(newer.to_owned());
+    }
+    let nonce = memory.count.get_or_insert_with(|| members::ask(COUNT, view.now_ms)).clone();
     let boot_on_member_node = view.boot_member().is_some_and(|b| view.member_of(&b.spec.node_name).is_some());
     for member in &view.members {
         let is_boot = member.spec.role == Role::Boot;

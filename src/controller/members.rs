@@ -93,18 +93,12 @@ pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}-{random:016x}")
 }
 
-/// How old a question of another controller may be to be taken over by one that has asked none itself, ms.
-const TAKEN_OVER_MS: u64 = 60_000;
-
-/// A question to the agents, `<kind>-<ms since 1970, hex>-<random>`: of several controllers' the newest counts, so that they do not ask
-/// against each other for ever. `mine` is what this controller asked last, `theirs` what stands in the objects; none = ask anew.
-pub(crate) fn question(kind: &str, mine: Option<&str>, theirs: Option<&str>, now_ms: u64) -> Option<String> {
-    let (theirs, at) = theirs.and_then(|t| Some((t, asked_at(kind, t)?)))?;
-    let is_newer = match mine {
-        Some(mine) => asked_at(kind, mine).is_none_or(|before| (at, theirs) > (before, mine)),
-        None => now_ms.saturating_sub(at) < TAKEN_OVER_MS,
-    };
-    is_newer.then(|| theirs.to_owned())
+/// A question to the agents, `<kind>-<ms since 1970, hex>-<random>`, that another controller asked after ours: of several the newest counts,
+/// so that they do not ask against each other for ever. A controller that has asked none takes none over: what an agent answered before
+/// this controller lived does not show that the agent lives.
+pub(crate) fn newer<'a>(kind: &str, mine: Option<&str>, theirs: Option<&'a str>) -> Option<&'a str> {
+    let (mine, theirs) = (mine?, theirs?);
+    (asked_at(kind, theirs)? > asked_at(kind, mine)?).then_some(theirs)
 }
 
 /// A new question.
@@ -131,13 +125,13 @@ mod tests {
     fn the_newest_question_of_several_controllers_counts() {
         let (old, new) = (ask("count", 1_000), ask("count", 2_000));
         assert_eq!(asked_at("count", &new), Some(2_000));
-        assert_eq!(question("count", Some(&old), Some(&new), 3_000), Some(new.clone()));
-        assert_eq!(question("count", Some(&new), Some(&old), 3_000), None);
-        assert_eq!(question("count", Some(&new), Some(&new), 3_000), None);
-        // Who has asked nothing takes over what is fresh, and nothing of another kind.
-        assert_eq!(question("count", None, Some(&new), 3_000), Some(new.clone()));
-        assert_eq!(question("count", None, Some(&new), 2_000 + TAKEN_OVER_MS), None);
-        assert_eq!(question("preflight", None, Some(&new), 3_000), None);
-        assert_eq!(question("count", None, None, 3_000), None);
+        assert_eq!(newer("count", Some(&old), Some(&new)), Some(new.as_str()));
+        assert_eq!(newer("count", Some(&new), Some(&old)), None);
+        assert_eq!(newer("count", Some(&new), Some(&new)), None);
+        assert_eq!(newer("count", Some(&old), None), None);
+        // Who has asked nothing asks anew.
+        assert_eq!(newer("count", None, Some(&new)), None);
+        // Of another kind.
+        assert_eq!(newer("preflight", Some(&ask("preflight", 1_000)), Some(&new)), None);
     }
 }

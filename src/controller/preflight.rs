@@ -245,8 +245,7 @@ fn boot_process(view: &View) -> Option<(HoldReason, String)> {
 pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let mine = memory.preflight.as_ref().map(|(id, _)| id.as_str());
     let theirs = asked(view).into_iter().filter_map(|m| m.spec.preflight.as_ref()).map(|p| p.id.as_str()).max();
-    let taken_over = members::question(ID, mine, theirs, view.now_ms);
-    let id = taken_over.unwrap_or_else(|| members::ask(ID, view.now_ms));
+    let id = members::newer(ID, mine, theirs).map_or_else(|| members::ask(ID, view.now_ms), str::to_owned);
     let boot = view.etcd.as_ref().ok().and_then(|r| r.members.first()).map(|(m, _)| m.clone());
     let mut reach: Vec<String> = view.boot_endpoint().map(members::address).into_iter().collect();
     reach.extend(boot.iter().flat_map(|m| m.peer_urls.iter()).map(|u| members::address(u)));
