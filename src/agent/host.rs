@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_operator_client::clock;
-use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Grpc};
-use etcd_operator_etcd::{client, ids};
+use etcd_operator_etcd::dial::{Dial, Grpc};
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -21,7 +20,9 @@ pub use crate::boot::find::Signalled;
 const REACH: Duration = Duration::from_secs(2);
 
 /// The node around the agent.
-pub trait Host: Dial {
+pub trait Host: Send + Sync {
+    /// The way to etcd.
+    fn dial(&self) -> &dyn Dial;
     /// Signals boot's etcd, if the process with this PID still is it.
     ///
     /// # Errors
@@ -36,6 +37,10 @@ pub trait Host: Dial {
 pub struct Linux;
 
 impl Host for Linux {
+    fn dial(&self) -> &dyn Dial {
+        &Grpc
+    }
+
     fn signal(&self, proc: &Path, pid: i32, endpoint: SocketAddr, signal: Signal) -> std::io::Result<Signalled> {
         find::signal(proc, pid, endpoint, signal)
     }
@@ -48,26 +53,6 @@ impl Host for Linux {
                 None => Err(format!("did not answer within {} s", REACH.as_secs())),
             }
         })
-    }
-}
-
-impl Dial for Linux {
-    fn etcd<'a>(&'a self, url: &'a str, tls: &'a client::Tls) -> Answer<'a, Arc<dyn Endpoint>> {
-        Grpc.etcd(url, tls)
-    }
-
-    fn peer_hash<'a>(
-        &'a self,
-        peer_url: &'a str,
-        tls: &'a client::Tls,
-        cluster: ids::ClusterId,
-        revision: i64,
-    ) -> Answer<'a, client::HashKv> {
-        Grpc.peer_hash(peer_url, tls, cluster, revision)
-    }
-
-    fn is_closed(&self, address: SocketAddr) -> BoxFuture<'_, bool> {
-        Grpc.is_closed(address)
     }
 }
 

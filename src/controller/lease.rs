@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Client;
 use kube::api::{Api, ObjectMeta, PostParams};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use crate::clock;
 
@@ -38,16 +39,8 @@ pub(crate) struct Claim {
     held: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     done: watch::Receiver<bool>,
-    _task: Arc<EndsWith>,
-}
-
-/// Ends the renewing when the last handle goes.
-struct EndsWith(tokio::task::AbortHandle);
-
-impl Drop for EndsWith {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// The renewing ends when the last handle goes.
+    _task: Arc<JoinSet<()>>,
 }
 
 impl Claim {
@@ -57,12 +50,13 @@ impl Claim {
         let (stop, stopped) = watch::channel(false);
         let (done_tx, done) = watch::channel(false);
         let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             keeper.run(&held_tx, stopped).await;
             held_tx.send_replace(false);
             done_tx.send_replace(true);
         });
-        Self { held, stop, done, _task: Arc::new(EndsWith(task.abort_handle())) }
+        Self { held, stop, done, _task: Arc::new(task) }
     }
 
     /// Whether this replica holds it right now.

@@ -236,7 +236,7 @@ pub(super) async fn others(place: &Place, drain: &BootDrain) -> Result<Others, S
         .map_err(|error| format!("no client certificate to ask the other members with ({error}); wait for spec.certificates"))?;
     let mut clients = Vec::with_capacity(drain.ask.len());
     for endpoint in &drain.ask {
-        clients.push(place.agent.host.etcd(endpoint, &tls).await.map_err(|error| error.to_string())?);
+        clients.push(place.agent.host.dial().etcd(endpoint, &tls).await.map_err(|error| error.to_string())?);
     }
     let bad = |error: std::num::ParseIntError| format!("spec.boot.drain has an ID that is not hex: {error}");
     Ok(Others { clients, boot: drain.member_id.parse().map_err(bad)?, cluster: drain.cluster_id.parse().map_err(bad)? })

@@ -21,7 +21,7 @@ pub(super) async fn take(place: Place, id: String, endpoint: String) -> Result<B
     files::make_dir(&place.snapshots, 0o700).map_err(|problem| problem.message)?;
     let tls = Tls::read(&place.pki)
         .map_err(|error| format!("no client certificate for boot yet ({error}); wait for spec.certificates"))?;
-    let client = place.agent.host.etcd(&endpoint, &tls).await.map_err(|error| error.to_string())?;
+    let client = place.agent.host.dial().etcd(&endpoint, &tls).await.map_err(|error| error.to_string())?;
 
     let temporary = files::temporary(&file);
     let outcome = stream(client.as_ref(), &temporary).await;

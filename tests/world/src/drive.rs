@@ -313,7 +313,6 @@ impl Run {
         for controller in &mut self.controllers {
             controller.crash(&mut self.world);
         }
-        self.world.trace.faults += 1;
         let now = self.world.now;
         self.world.trace.tell(now, "all faults are healed");
     }

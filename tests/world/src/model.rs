@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use etcd_operator_plan::{MemberId, Plan};
 use stateright::{Model, Property};
@@ -41,7 +41,7 @@ pub struct Pivot {
     /// The planner: the real one, or a wrong one that must be found out.
     pub planner: Planner,
     /// Shapes from which a World without faults is known to come to rest.
-    good: Arc<Mutex<HashSet<u64>>>,
+    good: Mutex<HashSet<u64>>,
 }
 
 /// A state: a run, what may still go wrong, what heals when.
@@ -129,20 +129,24 @@ impl Answer {
     }
 }
 
+impl State {
+    /// What makes it another state than others.
+    fn key(&self) -> (u64, u8, Answer, u8, Vec<(Ms, Fault)>) {
+        let now = self.run.world.now;
+        let heals = self.heals.iter().map(|(at, fault)| (at.saturating_sub(now), *fault)).collect();
+        (self.shape, self.faults_left, self.answer, self.rested, heals)
+    }
+}
+
 impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
-        let key = |s: &Self| (s.shape, s.faults_left, s.answer, s.rested);
-        key(self) == key(other) && self.heals == other.heals
+        self.key() == other.key()
     }
 }
 
 impl Hash for State {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (self.shape, self.faults_left, self.answer, self.rested).hash(hasher);
-        let now = self.run.world.now;
-        for (at, fault) in &self.heals {
-            (at.saturating_sub(now), fault).hash(hasher);
-        }
+        self.key().hash(hasher);
     }
 }
 
@@ -156,7 +160,6 @@ impl fmt::Debug for State {
 /// What makes a situation another one.
 #[derive(PartialEq)]
 struct Situation {
-    plan: Option<Plan>,
     members: Vec<(MemberId, bool)>,
     up: Vec<(MemberId, u8)>,
     leader: Option<MemberId>,
@@ -164,7 +167,7 @@ struct Situation {
     nodes: usize,
 }
 
-fn situation(run: &Run, plan: Option<&Plan>) -> Situation {
+fn situation(run: &Run) -> Situation {
     let world = &run.world;
     let life = |life: &Life| match life {
         Life::Down => 0,
@@ -172,7 +175,6 @@ fn situation(run: &Run, plan: Option<&Plan>) -> Situation {
         Life::Draining { .. } => 2,
     };
     Situation {
-        plan: plan.cloned(),
         members: world.raft.config.iter().map(|m| (m.id, m.learner)).collect(),
         up: world.raft.processes.iter().map(|(id, p)| (*id, life(&p.life))).collect(),
         leader: world.raft.leader,
@@ -185,7 +187,7 @@ impl Pivot {
     /// A pivot in which so many things go wrong.
     #[must_use]
     pub fn new(setup: Setup, faults: u8, planner: Planner) -> Self {
-        Self { setup, faults, planner, good: Arc::default() }
+        Self { setup, faults, planner, good: Mutex::default() }
     }
 
     /// Plays a path again, and tells its story.
@@ -225,7 +227,7 @@ fn advance(state: &mut State, ms: Ms) {
 
 /// The first controller passes until something is different, at least once.
 fn go(state: &mut State) -> Option<Plan> {
-    let before = situation(&state.run, None);
+    let before = situation(&state.run);
     let mut last: Option<Option<Plan>> = None;
     for _ in 0..PASSES {
         let plan = state.run.pass(0, &Sight::default(), Interrupt::None);
@@ -237,7 +239,7 @@ fn go(state: &mut State) -> Option<Plan> {
         };
         advance(state, pause);
         let rests = matches!(plan, Some(Plan::Do(_) | Plan::Done | Plan::Hold { .. }));
-        let same = last.as_ref().is_none_or(|l| *l == plan) && situation(&state.run, None) == before;
+        let same = last.as_ref().is_none_or(|l| *l == plan) && situation(&state.run) == before;
         if rests || !same {
             return plan;
         }

@@ -47,10 +47,15 @@ pub struct Keeper {
     pub removed: Vec<MemberId>,
 }
 
+/// A node's name.
+pub(crate) fn name(index: usize) -> String {
+    format!("cp{}", index + 1)
+}
+
 impl Node {
     pub(crate) fn new(index: usize) -> Self {
         Self {
-            name: format!("cp{}", index + 1),
+            name: name(index),
             on_since: Some(0),
             cordoned: false,
             readiness: Readiness::NoNetworkYet,

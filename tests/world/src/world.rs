@@ -173,9 +173,14 @@ fn boot_peer_url(host: BootHost) -> String {
         BootHost::Node(node) => node,
         BootHost::Elsewhere => 98,
     };
-    format!("https://10.0.0.{}:12380", node + 1)
+    format!("https://{}:12380", ip(node))
 }
 
 pub(crate) fn peer_url(node: usize) -> String {
-    format!("https://10.0.0.{}:2380", node + 1)
+    format!("https://{}:2380", ip(node))
+}
+
+/// Internal IP of a node.
+pub(crate) fn ip(node: usize) -> String {
+    format!("10.0.0.{}", node + 1)
 }

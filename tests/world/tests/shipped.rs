@@ -5,8 +5,8 @@
 #![allow(clippy::panic, clippy::expect_used, clippy::indexing_slicing, reason = "a test ends by it")]
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use etcd_operator_world::Setup;
 use etcd_operator_world::histories::seed;
@@ -100,31 +100,40 @@ fn power_cuts(reference: &Ending, who: Who, base: &Tale) -> Vec<Tale> {
     points(calls).into_iter().map(|(call, _)| Tale { who, call, wrong: Wrong::PowerOfAll, ..base.clone() }).collect()
 }
 
+/// The pivots to 1 and to 3, undisturbed.
+fn pivots() -> &'static [(u32, Tale, Ending)] {
+    static PIVOTS: OnceLock<Vec<(u32, Tale, Ending)>> = OnceLock::new();
+    PIVOTS.get_or_init(|| {
+        let played = |size| {
+            let base = Tale::of(Setup::of(3, size));
+            let reference = undisturbed(&base);
+            let writes = reference.calls[&Who::Controller(0)].iter().filter(|c| c.starts_with("PUT etcdclusters")).count();
+            println!("to {size}: the controller writes the EtcdCluster's status {writes} times");
+            (size, base, reference)
+        };
+        [1, 3].map(played).into()
+    })
+}
+
 #[test]
 fn the_controller_dies_in_each_of_its_calls() {
-    for size in [1, 3] {
-        let base = Tale::of(Setup::of(3, size));
-        let reference = undisturbed(&base);
-        play(&format!("controller, to {size}"), deaths(&reference, Who::Controller(0), &base));
+    for (size, base, reference) in pivots() {
+        play(&format!("controller, to {size}"), deaths(reference, Who::Controller(0), base));
     }
 }
 
 #[test]
 fn the_agent_of_boots_node_dies_in_each_of_its_calls() {
-    for size in [1, 3] {
-        let base = Tale::of(Setup::of(3, size));
-        let reference = undisturbed(&base);
-        play(&format!("boot's agent, to {size}"), deaths(&reference, Who::Agent(0), &base));
+    for (size, base, reference) in pivots() {
+        play(&format!("boot's agent, to {size}"), deaths(reference, Who::Agent(0), base));
     }
 }
 
 #[test]
 fn all_nodes_lose_power_at_each_call() {
-    for size in [1, 3] {
-        let base = Tale::of(Setup::of(3, size));
-        let reference = undisturbed(&base);
-        let mut tales = power_cuts(&reference, Who::Controller(0), &base);
-        tales.extend(power_cuts(&reference, Who::Agent(0), &base));
+    for (size, base, reference) in pivots() {
+        let mut tales = power_cuts(reference, Who::Controller(0), base);
+        tales.extend(power_cuts(reference, Who::Agent(0), base));
         play(&format!("power, to {size}"), tales);
     }
 }
@@ -134,4 +143,13 @@ fn two_controllers_lead_and_one_dies() {
     let base = Tale { two_controllers: true, ..Tale::of(Setup::of(3, 3)) };
     let reference = undisturbed(&base);
     play("two controllers", deaths(&reference, Who::Controller(0), &base));
+}
+
+#[test]
+fn a_boot_that_advertises_a_name_is_held_and_nothing_is_joined_to_it() {
+    let ending = tell(&Tale { boot_peer_url: Some("https://boot.example:12380"), ..Tale::of(Setup::of(3, 3)) });
+    assert!(!ending.complete);
+    let words = "boot's peer URL is https://boot.example:12380; it must be https://<IP>:<port>";
+    assert!(ending.story.contains(words) && ending.story.contains("etcdctl member update"), "{}", ending.story);
+    assert!(ending.calls.values().flatten().all(|call| !call.starts_with("Member")), "{:?}", ending.calls);
 }

@@ -93,13 +93,6 @@ impl Store {
         lines.join("\n")
     }
 
-    /// Somebody edits the spec of an object.
-    pub(crate) fn edit(&self, plural: &str, namespace: &str, name: &str, edit: impl FnOnce(&mut Value)) {
-        let Some(mut object) = self.get(plural, namespace, name) else { return };
-        edit(&mut object);
-        self.put(plural, namespace, name, object);
-    }
-
     /// How many changes there were to objects other than Leases.
     pub(crate) fn changes(&self) -> usize {
         self.objects().history.iter().filter(|(_, _, key, _)| key.0 != "leases").count()
@@ -152,10 +145,8 @@ pub(crate) struct Service {
     pub(crate) store: Store,
     pub(crate) world: SharedWorld,
     pub(crate) calls: Calls,
-    /// The node that the process runs on, if the API must be lost with it.
-    pub(crate) who: &'static str,
-    /// A Lease of its own: two controllers then both lead.
-    pub(crate) own_lease: bool,
+    /// What the name of a Lease of its own ends in: two controllers then both lead.
+    pub(crate) own_lease: Option<&'static str>,
 }
 
 impl tower::Service<Request<Body>> for Service {
@@ -246,8 +237,8 @@ impl Asked {
 impl Service {
     async fn answer(self, mut asked: Asked) -> Response<AnyBody> {
         tokio::time::sleep(LATENCY).await;
-        if asked.plural == "leases" && self.own_lease {
-            self.store_lease_apart(&mut asked);
+        if let (true, Some(whose)) = (asked.plural == "leases", self.own_lease) {
+            lease_apart(&mut asked, whose);
         }
         if !self.etcd_answers().await {
             return refuse(&Refused(StatusCode::GATEWAY_TIMEOUT, "Timeout", "etcdserver: request timed out".into()));
@@ -263,14 +254,6 @@ impl Service {
         match done {
             Ok(value) => json_response(StatusCode::OK, &value),
             Err(refused) => refuse(&refused),
-        }
-    }
-
-    fn store_lease_apart(&self, asked: &mut Asked) {
-        if asked.name.is_empty() {
-            asked.body["metadata"]["name"] = json!(format!("etcd-operator-{}", self.who));
-        } else {
-            asked.name = format!("{}-{}", asked.name, self.who);
         }
     }
 
@@ -318,6 +301,14 @@ impl Service {
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+fn lease_apart(asked: &mut Asked, whose: &str) {
+    if asked.name.is_empty() {
+        asked.body["metadata"]["name"] = json!(format!("etcd-operator-{whose}"));
+    } else {
+        asked.name = format!("{}-{whose}", asked.name);
     }
 }
 

@@ -11,9 +11,9 @@ use etcd_operator_plan::MemberId;
 use super::{CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
 use crate::boot::BootHost;
-use crate::nodes::{KUBELET_START_MS, Keeper};
+use crate::nodes::{self, KUBELET_START_MS, Keeper};
 use crate::raft::{DRAIN_MS, Life, Listed};
-use crate::world::{BOOT, World};
+use crate::world::{BOOT, World, ip};
 
 /// From the manifest to the keeper's first word, ms.
 const POD_STARTS_MS: Ms = 1_500;
@@ -26,6 +26,8 @@ const KILL_AFTER_MS: Ms = 200;
 pub(crate) struct Disks {
     root: tempfile::TempDir,
     keepers: Vec<KeeperProcess>,
+    /// Each node's `/proc/net/tcp` as it was written last.
+    sockets: Vec<String>,
 }
 
 /// What a keeper remembers that is not in the World.
@@ -42,11 +44,6 @@ struct Draining {
     state: DrainState,
     at: Ms,
     unlisted_since: Option<Ms>,
-}
-
-/// Internal IP of a node.
-pub(crate) fn ip(node: usize) -> String {
-    format!("10.0.0.{}", node + 1)
 }
 
 /// The node on which boot runs.
@@ -67,7 +64,7 @@ pub(crate) fn client_url(world: &World, member: &Listed) -> String {
 
 /// Boot's process in `/proc`, as it is now.
 pub(crate) fn boot_process(root: &Path, world: &World, node: usize) {
-    let proc = root.join(node_name(node)).join("proc");
+    let proc = root.join(nodes::name(node)).join("proc");
     let pid = match world.raft.processes.get(&BOOT).map(|p| p.life) {
         Some(Life::Up { since }) => Some(1_000 + since / 50),
         // Draining: still there.
@@ -94,10 +91,6 @@ fn existing(proc: &Path) -> Option<u64> {
     fs::read_dir(proc).ok()?.flatten().find_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
-fn node_name(node: usize) -> String {
-    format!("cp{}", node + 1)
-}
-
 impl Disks {
     /// The disks of fresh nodes, boot's manifest and data on its own.
     pub(crate) fn new(world: &World) -> std::io::Result<Self> {
@@ -107,7 +100,11 @@ impl Disks {
         // The agents' preflight asks for 1 GiB.
         let has_room = rustix::fs::statvfs(memory).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) > 2 << 30);
         let root = if has_room { builder.tempdir_in(memory)? } else { builder.tempdir()? };
-        let disks = Self { root, keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect() };
+        let disks = Self {
+            root,
+            keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect(),
+            sockets: vec![String::new(); world.nodes.len()],
+        };
         for node in 0..world.nodes.len() {
             let args = disks.agent_args(node);
             fs::create_dir_all(args.static_pods())?;
@@ -129,9 +126,9 @@ impl Disks {
 
     /// What the agent of a node is started with.
     pub(crate) fn agent_args(&self, node: usize) -> AgentArgs {
-        let root = self.root.path().join(node_name(node));
+        let root = self.root.path().join(nodes::name(node));
         AgentArgs {
-            node_name: node_name(node),
+            node_name: nodes::name(node),
             namespace: NAMESPACE.into(),
             proc: root.join("proc"),
             keeper_binary: root.join("binary"),
@@ -212,7 +209,7 @@ impl Disks {
     }
 
     /// `/proc/net/tcp` of a node: the API servers' connections.
-    fn sockets(&self, world: &World, node: usize) {
+    fn sockets(&mut self, world: &World, node: usize) {
         let mut text =
             String::from("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n");
         let here = |id: MemberId, port: u16, text: &mut String| {
@@ -234,9 +231,10 @@ impl Disks {
             here(id, 2_379, &mut text);
         }
         let file = self.agent_args(node).proc.join("net/tcp");
-        if fs::read_to_string(&file).unwrap_or_default() != text {
-            let wrote = fs::write(&file, text);
+        if let Some(shown) = self.sockets.get_mut(node).filter(|shown| **shown != text) {
+            let wrote = fs::write(&file, &text);
             debug_assert!(wrote.is_ok(), "{wrote:?}");
+            *shown = text;
         }
     }
 }

@@ -19,7 +19,7 @@ use super::calls::Calls;
 use super::disk;
 use super::{CLUSTER_ID, SharedWorld, lock};
 use crate::raft::{Life, Refusal};
-use crate::world::{BOOT, World};
+use crate::world::{BOOT, World, ip};
 use crate::{boot, checks};
 
 /// How long a call takes on the way.
@@ -67,6 +67,10 @@ impl Dial for Way {
 }
 
 impl Host for Way {
+    fn dial(&self) -> &dyn Dial {
+        self
+    }
+
     fn signal(&self, _: &Path, _: i32, _: SocketAddr, signal: Signal) -> std::io::Result<Signalled> {
         let (name, is_term) = if signal == Signal::TERM { ("SIGTERM", true) } else { ("SIGKILL", false) };
         let done = self.calls.at_once(name.into(), || {
@@ -100,11 +104,11 @@ impl Host for Way {
 fn member_at(world: &World, address: &str) -> Option<(MemberId, bool)> {
     let powered = |node: usize| world.nodes[node].on_since.is_some();
     if let Some(node) = disk::boot_node(world)
-        && [12379, 12380].iter().any(|port| address == format!("{}:{port}", disk::ip(node)))
+        && [12379, 12380].iter().any(|port| address == format!("{}:{port}", ip(node)))
     {
         return Some((BOOT, powered(node)));
     }
-    let node = (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", disk::ip(*n))))?;
+    let node = (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", ip(*n))))?;
     let id = world.nodes[node].keeper.as_ref().and_then(|k| k.data).or_else(|| world.member_on(node))?;
     Some((id, powered(node)))
 }

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::nodes::{power_cut, power_on};
-use crate::world::{Setup, TICK_MS, World};
+use crate::world::{Setup, TICK_MS, World, ip};
 use crate::{Ms, Violation, checks};
 use api_server::{Service, Store};
 use calls::Calls;
@@ -62,8 +62,6 @@ pub enum Wrong {
     Process(When),
     /// All nodes lose power, and have it again 3 s later.
     PowerOfAll,
-    /// The process's own node loses power, and has it again 3 s later. The controller's is the first node's.
-    PowerOfNode(usize),
 }
 
 /// What is played.
@@ -79,8 +77,8 @@ pub struct Tale {
     pub wrong: Wrong,
     /// A second controller that leads as well.
     pub two_controllers: bool,
-    /// `spec.selfHosted.abort` is set this long after the start, ms.
-    pub abort_after: Option<Ms>,
+    /// What boot advertises to its peers instead of its node's address.
+    pub boot_peer_url: Option<&'static str>,
 }
 
 impl Tale {
@@ -93,7 +91,7 @@ impl Tale {
             call: usize::MAX,
             wrong: Wrong::Nothing,
             two_controllers: false,
-            abort_after: None,
+            boot_peer_url: None,
         }
     }
 }
@@ -101,7 +99,7 @@ impl Tale {
 /// How it ended.
 #[derive(Clone, Debug)]
 pub struct Ending {
-    /// Whether the pivot (or the abort) was complete in time.
+    /// Whether the pivot was complete in time.
     pub complete: bool,
     /// When, ms of the World.
     pub at: Ms,
@@ -148,7 +146,7 @@ struct Process {
     who: Who,
     calls: Calls,
     task: JoinHandle<()>,
-    first_life: Option<Calls>,
+    first_life: Calls,
 }
 
 struct Stage<'a> {
@@ -167,6 +165,9 @@ impl<'a> Stage<'a> {
     fn new(tale: &'a Tale) -> Self {
         let mut world = World::new(&tale.setup);
         world.shipped = true;
+        if let (Some(url), Some(boot)) = (tale.boot_peer_url, world.raft.config.first_mut()) {
+            url.clone_into(&mut boot.peer_url);
+        }
         let disks = Disks::new(&world).expect("temporary files");
         let store = Store::new();
         objects(&store, &world, &tale.setup);
@@ -176,7 +177,7 @@ impl<'a> Stage<'a> {
         let wrong = match tale.wrong {
             Wrong::Process(when) => Some((tale.call, when)),
             // The moment before the call.
-            Wrong::PowerOfAll | Wrong::PowerOfNode(_) => Some((tale.call, When::Before)),
+            Wrong::PowerOfAll => Some((tale.call, When::Before)),
             Wrong::Nothing => None,
         };
         let controllers = if tale.two_controllers { 2 } else { 1 };
@@ -198,8 +199,7 @@ impl<'a> Stage<'a> {
             store: self.store.clone(),
             world: self.world.clone(),
             calls: calls.clone(),
-            who: name,
-            own_lease: self.tale.two_controllers,
+            own_lease: self.tale.two_controllers.then_some(name),
         };
         let client = kube::Client::new(service, NAMESPACE);
         let way = Way { world: self.world.clone(), calls: calls.clone(), node, root: self.disks.root().to_owned() };
@@ -221,7 +221,7 @@ impl<'a> Stage<'a> {
         };
         let first_life = match self.processes.iter().position(|p| p.who == who) {
             Some(old) => self.processes.remove(old).first_life,
-            None => Some(calls.clone()),
+            None => calls.clone(),
         };
         self.processes.push(Process { who, calls, task, first_life });
     }
@@ -232,11 +232,6 @@ impl<'a> Stage<'a> {
         let mut since = None;
         while lock(&self.world).now < began + ENDS_WITHIN_MS {
             self.tick().await;
-            if let Some(after) = self.tale.abort_after
-                && lock(&self.world).now - began >= after
-            {
-                self.store.edit("etcdclusters", NAMESPACE, CLUSTER, |o| o["spec"]["selfHosted"]["abort"] = json!(true));
-            }
             // What an object says may be from before a power cut.
             let now = lock(&self.world).now;
             if !self.is_complete() {
@@ -247,8 +242,7 @@ impl<'a> Stage<'a> {
             }
         }
         let at = lock(&self.world).now;
-        let first = |p: &Process| Some((p.who, p.first_life.as_ref()?.log()));
-        let calls = self.processes.iter().filter_map(first).collect();
+        let calls = self.processes.iter().map(|p| (p.who, p.first_life.log())).collect();
         let restless = if complete { self.rest().await } else { Vec::new() };
         for process in &self.processes {
             process.task.abort();
@@ -304,32 +298,22 @@ impl<'a> Stage<'a> {
         world.trace.tell(now, format!("{who:?} dies"));
     }
 
-    /// What else happens when the call is reached.
+    /// What else happens when the call is reached: all nodes lose power, and all processes with them.
     fn go_wrong(&mut self, now: tokio::time::Instant) {
-        if std::mem::replace(&mut self.gone_wrong, true) {
+        if self.tale.wrong != Wrong::PowerOfAll || std::mem::replace(&mut self.gone_wrong, true) {
             return;
         }
-        let nodes: Vec<usize> = match self.tale.wrong {
-            Wrong::PowerOfAll => (0..self.tale.setup.nodes).collect(),
-            Wrong::PowerOfNode(node) => vec![node],
-            Wrong::Nothing | Wrong::Process(_) => return,
-        };
-        for node in &nodes {
-            {
-                let mut world = lock(&self.world);
-                world.trace.faults += 1;
-                let at = world.now;
-                world.trace.tell(at, format!("node {node} loses power"));
-                power_cut(&mut world, *node);
-            }
-            for who in [Who::Controller(0), Who::Controller(1), Who::Agent(*node)] {
-                let lives = self.processes.iter().any(|p| p.who == who && !p.calls.is_dead());
-                let there = matches!(who, Who::Agent(_)) || *node == 0;
-                if lives && there {
-                    self.end(who);
-                    self.dead.push((who, now + RESTART * 2));
-                }
-            }
+        {
+            let mut world = lock(&self.world);
+            world.trace.faults += 1;
+            let at = world.now;
+            world.trace.tell(at, "all nodes lose power");
+            (0..world.nodes.len()).for_each(|node| power_cut(&mut world, node));
+        }
+        let living: Vec<Who> = self.processes.iter().filter(|p| !p.calls.is_dead()).map(|p| p.who).collect();
+        for who in living {
+            self.end(who);
+            self.dead.push((who, now + RESTART * 2));
         }
         self.power_on_at = Some(now + RESTART);
     }
@@ -340,9 +324,6 @@ impl<'a> Stage<'a> {
 
     fn is_complete(&self) -> bool {
         let cluster = self.cluster();
-        if self.tale.abort_after.is_some() && cluster["status"]["pivot"]["phase"] == "Aborted" {
-            return true;
-        }
         let conditions = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let is_true = |name: &str| conditions.iter().any(|c| c["type"] == name && c["status"] == "True");
         let world = lock(&self.world);
@@ -393,7 +374,7 @@ fn objects(store: &Store, world: &World, setup: &Setup) {
             "metadata": {"labels": {"node-role.kubernetes.io/control-plane": "", "kubernetes.io/hostname": name}},
             "spec": {},
             "status": {
-                "addresses": [{"type": "InternalIP", "address": disk::ip(node)}],
+                "addresses": [{"type": "InternalIP", "address": ip(node)}],
                 "conditions": [{"type": "Ready", "status": "True"}],
             },
         });
@@ -404,8 +385,7 @@ fn objects(store: &Store, world: &World, setup: &Setup) {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {},
         "data": {"tls.crt": text(&cert), "tls.key": text(&key)}});
     store.put("secrets", NAMESPACE, "etcd-ca", secret);
-    let endpoint =
-        disk::boot_node(world).map_or_else(|| "https://10.9.9.9:12379".into(), |n| format!("https://{}:12379", disk::ip(n)));
+    let endpoint = disk::boot_node(world).map_or_else(|| "https://10.9.9.9:12379".into(), |n| format!("https://{}:12379", ip(n)));
     let cluster = json!({
         "apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {},
         "spec": {"size": setup.size, "version": VERSION, "repository": REPOSITORY,
