@@ -26,6 +26,16 @@ down() {
     done
 }
 
+# A process that was killed may hold its port and its data for a moment: what is started beside it would end at once.
+wait_until_gone() {
+    local name pid
+    for name in kube-apiserver etcd; do
+        pid=$(cat "$dir/$name.pid" 2>/dev/null) || continue
+        # A zombie has given up everything but its number.
+        for _ in $(seq 300); do grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$pid/status" || break; sleep 0.1; done
+    done
+}
+
 certificate() { # name, subject, SANs
     openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/$1.key" -out "$dir/$1.csr" -subj "$2" 2>/dev/null
     openssl x509 -req -in "$dir/$1.csr" -CA "$dir/ca.crt" -CAkey "$dir/ca.key" -CAcreateserial -days 2 -out "$dir/$1.crt" \
@@ -79,7 +89,8 @@ JSON
         if curl -fsS --cacert "$dir/ca.crt" --cert "$dir/admin.crt" --key "$dir/admin.key" "https://127.0.0.1:$api_port/readyz" > /dev/null 2>&1; then return; fi
         sleep 0.2
     done
-    echo "the API server is not ready after 60 s; see $dir/kube-apiserver.log" >&2
+    echo "the API server is not ready after 60 s; the last words of it and of its etcd:" >&2
+    tail -n 5 "$dir/kube-apiserver.log" "$dir/etcd.log" >&2
     down
     exit 1
 }
@@ -87,6 +98,6 @@ JSON
 case $verb in
     up) up ;;
     down) down ;;
-    again) start ;;
+    again) wait_until_gone; start ;;
     *) echo "usage: loopback.sh up|down|again DIR" >&2; exit 2 ;;
 esac
