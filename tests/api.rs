@@ -265,6 +265,8 @@ fn who_may_do_what(api: &Api) {
         (&controller, "create", "leases", true),
         (&controller, "update", "leases/etcd-operator", true),
         (&controller, "patch", "configmaps/kube-etcd-endpoints", true),
+        (&controller, "get", "namespaces/kube-system", true),
+        (&controller, "list", "namespaces", false),
         (&controller, "list", "secrets", false),
         (&controller, "get", "secrets/other", false),
         (&controller, "patch", "etcdmembers/status", false),

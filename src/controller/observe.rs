@@ -8,7 +8,7 @@ use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
 use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use etcd_operator_plan as plan;
-use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
@@ -41,6 +41,8 @@ pub(crate) struct View {
     pub(crate) members: Vec<EtcdMember>,
     /// The CA, or why there is none.
     pub(crate) ca: Result<Arc<Ca>, String>,
+    /// The pod security level that the namespace enforces, where that was looked for: before the preflight has passed.
+    pub(crate) pod_security: Option<String>,
     /// What etcd says, or why it says nothing.
     pub(crate) etcd: Result<Reading, String>,
 }
@@ -119,11 +121,13 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         .filter(|n| !ips(n).is_empty())
         .collect();
     let ca = ca(context, &cluster, memory, now_ms).await?;
+    let is_checked = status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some());
+    let pod_security = if cluster.spec.self_hosted.is_some() && !is_checked { pod_security(context).await? } else { None };
 
     let own = &cluster.spec.repository;
     let repository = if own.is_empty() { context.args.default_repository.clone() } else { own.clone() };
     let mut view =
-        View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, etcd: Err(String::new()) };
+        View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, pod_security, etcd: Err(String::new()) };
     view.etcd = read_etcd(&view, memory).await;
     Ok(Some(view))
 }
@@ -138,6 +142,12 @@ async fn nodes(context: &Context, memory: &mut Memory, now_ms: u64) -> Result<Ve
     let nodes = api.list(&ListParams::default()).await.map_err(api_error("listing nodes"))?.items;
     memory.nodes = Some((now_ms, nodes.clone()));
     Ok(nodes)
+}
+
+async fn pod_security(context: &Context) -> Result<Option<String>, ControllerError> {
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let namespace = api.get_opt(&context.args.namespace).await.map_err(api_error("reading the namespace"))?;
+    Ok(namespace.and_then(|n| n.labels().get("pod-security.kubernetes.io/enforce").cloned()))
 }
 
 async fn ca(

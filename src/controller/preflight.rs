@@ -154,6 +154,14 @@ fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
             }
         }
     }
+    if let Some(level) = view.pod_security.as_deref().filter(|level| *level != "privileged") {
+        let namespace = view.cluster.namespace().unwrap_or_default();
+        // The kubelet runs a static pod that admission refuses, but nobody sees it in the API.
+        let message = format!(
+            "namespace {namespace} enforces the pod security level {level:?}, which refuses the members' pods and the agents': kubectl label --overwrite namespace {namespace} pod-security.kubernetes.io/enforce=privileged"
+        );
+        return Some((HoldReason::PreflightFailed, message));
+    }
     if view.repository.is_empty() {
         let message =
             "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";

@@ -42,6 +42,7 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
         "no-such-secret",
     );
 
+    restricted_pods(&stage, &good);
     another_ca(&stage, &good);
     a_second_member(&stage, &good);
     an_old_boot(&stage, &good);
@@ -82,6 +83,14 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
         assert!(!layout.disk(&node, "etc/kubernetes/manifests/etcd-kube-etcd.yaml").exists());
     }
     assert_eq!(stage.members(), ["boot"]);
+}
+
+/// The namespace would refuse the members' pods.
+fn restricted_pods(stage: &Stage, good: &Value) {
+    let label = |label: &str| stage.bed.kubectl(&["label", "--overwrite", "namespace", "kube-system", label]).unwrap();
+    label("pod-security.kubernetes.io/enforce=baseline");
+    held(stage, good.clone(), "PreflightFailed", "enforce=privileged");
+    label("pod-security.kubernetes.io/enforce-");
 }
 
 /// The Secret holds a CA that did not sign boot's certificate.

@@ -197,7 +197,10 @@ impl Asked {
             namespace = next();
             plural = next();
         }
-        let name = next();
+        let mut name = next();
+        if plural.is_empty() {
+            (plural, name, namespace) = ("namespaces".to_owned(), namespace, String::new());
+        }
         let is_status = next() == "status";
         let pairs = parts.uri.query().unwrap_or_default().split('&').filter_map(|p| p.split_once('='));
         let query = pairs.map(|(k, v)| (k.to_owned(), v.replace("%3D", "=").replace("%2F", "/"))).collect();
