@@ -9,8 +9,9 @@ use etcd_operator_agent::AgentArgs;
 use etcd_operator_client::ClientOptions;
 use etcd_operator_keeper::KeeperArgs;
 
-use crate::controller::{ControllerArgs, LeaseTimes};
+use crate::controller::{self, ControllerArgs, LeaseTimes};
 use crate::pivot::PivotArgs;
+use crate::telemetry;
 
 /// Self-hosted etcd for Kubernetes.
 #[derive(Parser)]
@@ -34,6 +35,29 @@ pub enum Command {
     Pivot(PivotArgs),
     /// Writes the CRDs as YAML.
     Crds(CrdsFlags),
+}
+
+impl Command {
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Keeper(flags) => {
+                telemetry::start();
+                flags.run()
+            }
+            Self::Controller(flags) => {
+                telemetry::start();
+                block_on(controller::run(flags.into()))
+            }
+            Self::Agent(flags) => {
+                telemetry::start();
+                block_on(etcd_operator_agent::run(flags.into()))
+            }
+            Self::Pivot(args) => crate::pivot::main(args),
+            Self::Crds(flags) => flags.run(),
+        }
+    }
 }
 
 /// Where the API is.

@@ -47,7 +47,7 @@ impl Bed {
         prereq::check(&layout)?;
         let programs = binaries::build(&layout)?;
         // Not once the API server runs: the older it is, the longer its channels to the seats wait between two tries, up to 2 min.
-        binaries::compile_operator(&layout)?;
+        binaries::compile_operator(&layout, options.operator)?;
         let lock = state::lock()?;
         if let Some(dir) = state::complete() {
             // Half-made ones are taken away without a question; this one may be in somebody's use.
@@ -281,6 +281,14 @@ impl Bed {
     /// # Errors
     /// If it fails.
     pub fn etcdctl(&self, endpoint: &str, args: &[&str]) -> Result<String> {
+        self.etcdctl_with_input(endpoint, args, b"")
+    }
+
+    /// The same with something on its stdin: the value of `put KEY`.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn etcdctl_with_input(&self, endpoint: &str, args: &[&str], input: &[u8]) -> Result<String> {
         let pki = |name: &str| self.layout.path("pki").join(name).display().to_string();
         let mut command = vec![
             self.layout.bin("etcdctl").display().to_string(),
@@ -290,7 +298,7 @@ impl Bed {
             format!("--key={}", pki("etcd-client.key")),
         ];
         command.extend(args.iter().map(|a| (*a).to_owned()));
-        run(&command)
+        cmd::run_with_input(&command, input)
     }
 
     /// How it stands.
@@ -383,7 +391,7 @@ pub(crate) fn clean_machine() -> Result<()> {
 
 /// Takes away a bed's own files: only names that the bed made.
 pub(crate) fn remove_files(dir: &Path) -> Result<()> {
-    for name in ["nodes", "pki", "kubectl-cache"] {
+    for name in ["nodes", "pki", "kubectl-cache", "shared"] {
         let path = dir.join(name);
         if path.exists() {
             fs::remove_dir_all(&path).at(&path)?;

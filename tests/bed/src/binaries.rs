@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cmd::{progress, run_long};
 use crate::error::{At, Error, Result};
-use crate::layout::Layout;
+use crate::layout::{Layout, Operator};
 
 /// Folders of built programs; the folder's name changes with their content.
 #[derive(Debug, Clone)]
@@ -97,8 +97,8 @@ fn pause(layout: &Layout) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If cargo fails.
-pub fn build_operator(layout: &Layout) -> Result<bool> {
-    let built = compile_operator(layout)?;
+pub fn build_operator(layout: &Layout, operator: Operator) -> Result<bool> {
+    let built = compile_operator(layout, operator)?;
     let own = layout.bin("etcd-operator");
     let new = fs::read(&built).at(&built)?;
     if fs::read(&own).is_ok_and(|old| old == new) {
@@ -113,7 +113,7 @@ pub fn build_operator(layout: &Layout) -> Result<bool> {
 ///
 /// # Errors
 /// If cargo fails.
-pub fn compile_operator(layout: &Layout) -> Result<PathBuf> {
+pub fn compile_operator(layout: &Layout, operator: Operator) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let manifest = layout.checkout.join("Cargo.toml");
     let profile = if fs::read_to_string(&manifest).at(&manifest)?.contains("[profile.bed]") { "bed" } else { "dev" };
@@ -121,10 +121,21 @@ pub fn compile_operator(layout: &Layout) -> Result<PathBuf> {
     let target = layout.checkout.join(target);
     progress("building the operator (static; a cold build takes a few minutes) ...");
     let mut command = Command::new("cargo");
-    command.args(["build", "--profile", profile, "--target", &triple, "--bin", "etcd-operator"]);
+    command.args([
+        "build",
+        "--locked",
+        "--profile",
+        profile,
+        "--target",
+        &triple,
+        "-p",
+        operator.package(),
+        "--bin",
+        operator.package(),
+    ]);
     command.current_dir(&layout.checkout).env("RUSTFLAGS", "-C target-feature=+crt-static");
     command.env("CARGO_TARGET_DIR", &target);
     run_long(command, "cargo build of etcd-operator")?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(target.join(&triple).join(folder).join("etcd-operator"))
+    Ok(target.join(&triple).join(folder).join(operator.package()))
 }

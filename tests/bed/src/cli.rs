@@ -142,7 +142,7 @@ struct Names {
 struct Target {
     /// Node
     node: String,
-    /// etcd, boot-etcd, keeper, agent, controller, kube-apiserver, kubelet or containerd
+    /// etcd, boot-etcd, keeper, agent, controller, kube-apiserver, kubelet, kube-proxy or containerd
     process: Process,
 }
 
@@ -172,7 +172,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 EtcdList::All => ApiServerEtcd::All,
                 EtcdList::BootOnly => ApiServerEtcd::BootOnly,
             };
-            let options = Options { nodes: up.nodes, boot_node: up.boot_node.clone(), api_server_etcd };
+            let options = Options { nodes: up.nodes, boot_node: up.boot_node.clone(), api_server_etcd, ..Options::default() };
             Bed::up(layout, options).map(|_| ())
         }
         Verb::Down => down(&layout),

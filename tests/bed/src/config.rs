@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::{At, Result};
-use crate::layout::{API_URL, BOOT_API_PORT, Layout, Node, Options, PAUSE_IMAGE, POD_CIDR, write};
+use crate::layout::{API_URL, BOOT_API_PORT, Layout, NAMESPACE, Node, Operator, Options, PAUSE_IMAGE, POD_CIDR, write};
 
 /// Writes a node's configuration to its disk.
 ///
@@ -21,10 +21,11 @@ pub fn create_for_node(layout: &Layout, options: &Options, node: &Node) -> Resul
     ] {
         write(&kubernetes.join(file), pretty(&of_component(user, key, API_URL)), 0o600)?;
     }
-    write(&kubernetes.join("kubelet.yaml"), pretty(&kubelet(node)), 0o644)?;
+    write(&kubernetes.join("kubelet.yaml"), pretty(&kubelet(options, node)), 0o644)?;
     write(&kubernetes.join("kube-proxy.yaml"), pretty(&kube_proxy(node)), 0o644)?;
     write(&kubernetes.join("containerd.toml"), containerd(), 0o644)?;
     write(&kubernetes.join("cni/10-bed.conflist"), pretty(&cni(node)), 0o644)?;
+    write(&kubernetes.join("audit.yaml"), pretty(&audit_policy()), 0o644)?;
     let manifests = kubernetes.join("manifests");
     std::fs::create_dir_all(&manifests).at(&manifests)
 }
@@ -77,7 +78,12 @@ fn kubeconfig(user: &str, server: &str, mut cluster: Value, credentials: &Value)
     })
 }
 
-fn kubelet(node: &Node) -> Value {
+fn kubelet(options: &Options, node: &Node) -> Value {
+    // A container that dies ten times in one pivot would be waited for 5 min each time in the end.
+    let restart_within = match options.operator {
+        Operator::Shipped => "300s",
+        Operator::Crashing => "2s",
+    };
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -98,6 +104,7 @@ fn kubelet(node: &Node) -> Value {
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "failCgroupV1": false,
+        "crashLoopBackOff": { "maxContainerRestartPeriod": restart_within },
         "failSwapOn": false,
         "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
@@ -112,6 +119,20 @@ fn kubelet(node: &Node) -> Value {
         "serializeImagePulls": true,
         "providerID": format!("bed://{}", node.name),
         "logging": { "verbosity": 2 },
+    })
+}
+
+/// Who wrote what: of the operator's two service accounts alone, as a record of everybody's requests would slow the API down.
+fn audit_policy() -> Value {
+    let users = ["controller", "agent"].map(|part| format!("system:serviceaccount:{NAMESPACE}:etcd-operator-{part}"));
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "Metadata", "users": users, "verbs": ["create", "update", "patch", "delete", "deletecollection"] },
+            { "level": "None" },
+        ],
     })
 }
 

@@ -169,6 +169,8 @@ pub enum Process {
     KubeApiserver,
     /// The kubelet.
     Kubelet,
+    /// kube-proxy.
+    KubeProxy,
     /// containerd, without its shims.
     Containerd,
 }
@@ -184,10 +186,11 @@ impl std::str::FromStr for Process {
             "controller" => Self::Controller,
             "kube-apiserver" => Self::KubeApiserver,
             "kubelet" => Self::Kubelet,
+            "kube-proxy" => Self::KubeProxy,
             "containerd" => Self::Containerd,
             other => {
                 return Err(format!(
-                    "`{other}`: etcd, boot-etcd, keeper, agent, controller, kube-apiserver, kubelet or containerd"
+                    "`{other}`: etcd, boot-etcd, keeper, agent, controller, kube-apiserver, kubelet, kube-proxy or containerd"
                 ));
             }
         })
@@ -216,6 +219,7 @@ impl Process {
             Self::Controller => operator("controller"),
             Self::KubeApiserver => program == "kube-apiserver",
             Self::Kubelet => program == "kubelet",
+            Self::KubeProxy => program == "kube-proxy",
             Self::Containerd => program == "containerd",
         }
     }

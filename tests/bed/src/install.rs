@@ -33,7 +33,7 @@ impl Bed {
         }))?;
         // The tag is the same, so nothing else makes pods that run already take a new image.
         let outdated = if reloaded { self.operator_pods()? } else { Vec::new() };
-        let overlay = self.layout.checkout.join("tests/bed/overlay");
+        let overlay = self.layout.checkout.join(self.options().operator.overlay());
         let out = self.kubectl(&["apply", "-k", &overlay.to_string_lossy()])?;
         out.lines().for_each(|line| progress(format!("  {line}")));
         for pod in &outdated {
@@ -74,7 +74,7 @@ impl Bed {
     /// # Errors
     /// The step that failed.
     pub fn load_operator(&self) -> Result<bool> {
-        let changed = binaries::build_operator(&self.layout)?;
+        let changed = binaries::build_operator(&self.layout, self.options().operator)?;
         if changed || !self.layout.path("images/operator.sha256").exists() {
             images::operator(&self.layout)?;
         }

@@ -101,6 +101,37 @@ pub enum ApiServerEtcd {
     BootOnly,
 }
 
+/// Which operator the bed runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operator {
+    /// The one that is shipped.
+    #[default]
+    Shipped,
+    /// The same code, which dies or stands still at calls that a scenario names (tests/crash).
+    Crashing,
+}
+
+impl Operator {
+    /// Its package and program.
+    #[must_use]
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::Shipped => "etcd-operator",
+            Self::Crashing => "etcd-operator-crash",
+        }
+    }
+
+    /// Where the manifests lie that put it on the bed.
+    #[must_use]
+    pub fn overlay(self) -> &'static str {
+        match self {
+            Self::Shipped => "tests/bed/overlay",
+            Self::Crashing => "tests/crash/overlay",
+        }
+    }
+}
+
 /// How a bed was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Options {
@@ -110,11 +141,14 @@ pub struct Options {
     pub boot_node: String,
     /// What the temporary API server lists.
     pub api_server_etcd: ApiServerEtcd,
+    /// Which operator it runs.
+    #[serde(default)]
+    pub operator: Operator,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, boot_node: "cp1".into(), api_server_etcd: ApiServerEtcd::All }
+        Self { nodes: 3, boot_node: "cp1".into(), api_server_etcd: ApiServerEtcd::All, operator: Operator::Shipped }
     }
 }
 
@@ -193,6 +227,11 @@ impl Layout {
     #[must_use]
     pub fn disk(&self, node: &Node, relative: &str) -> PathBuf {
         self.dir.join("nodes").join(&node.name).join(relative)
+    }
+    /// A folder that all nodes and the host share, mounted at `/run/bed/shared`.
+    #[must_use]
+    pub fn shared(&self) -> PathBuf {
+        self.path("shared")
     }
     /// The admin's kubeconfig.
     #[must_use]

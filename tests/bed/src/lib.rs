@@ -28,6 +28,6 @@ mod state;
 
 pub use bed::{Bed, TestBed, down};
 pub use error::{Error, Result};
-pub use layout::{ApiServerEtcd, Layout, Options};
+pub use layout::{ApiServerEtcd, Layout, Operator, Options};
 pub use pki::rfc3339_now as now;
 pub use state::{NodeStatus, State, Status};

@@ -11,6 +11,10 @@ use crate::layout::{
 pub type Manifest = (&'static str, Value);
 
 const PKI: &str = "/etc/kubernetes/pki";
+/// What the API servers record: the operator's own requests ([`crate::config`]).
+pub const AUDIT_POLICY: &str = "/etc/kubernetes/audit.yaml";
+/// Where they record it: `audit.log`.
+pub const AUDIT_LOGS: &str = "/var/log/kube-apiserver";
 
 /// The manifests of boot etcd and of the temporary control plane.
 #[must_use]
@@ -106,8 +110,11 @@ fn api_server(name: &str, node: &Node, port: u16, etcd_servers: &[String]) -> Va
         "--profiling=false".into(),
         // Long enough for the load balancer to see that it is no longer ready.
         "--shutdown-delay-duration=4s".into(),
+        format!("--audit-policy-file={AUDIT_POLICY}"),
+        format!("--audit-log-path={AUDIT_LOGS}/audit.log"),
     ];
-    pod(name, KUBE_IMAGE, &command, &[("pki", PKI, true)], Some((port, "/livez")))
+    let mounts = [("pki", PKI, true), ("audit-policy", AUDIT_POLICY, true), ("audit-logs", AUDIT_LOGS, false)];
+    pod(name, KUBE_IMAGE, &command, &mounts, Some((port, "/livez")))
 }
 
 fn controller_manager(name: &str, port: u16) -> Value {
@@ -147,8 +154,8 @@ fn scheduler(name: &str, port: u16) -> Value {
 /// A static pod in the host's network. `mounts`: name, path (the same inside), read-only.
 fn pod(name: &str, image: &str, command: &[String], mounts: &[(&str, &str, bool)], liveness: Option<(u16, &str)>) -> Value {
     let kind = |path: &str| match path {
-        p if p.ends_with(".conf") => "File",
-        "/var/lib/etcd-boot" => "DirectoryOrCreate",
+        p if p.ends_with(".conf") || p.ends_with(".yaml") => "File",
+        "/var/lib/etcd-boot" | AUDIT_LOGS => "DirectoryOrCreate",
         _ => "Directory",
     };
     let volumes: Vec<_> =

@@ -57,6 +57,9 @@ fn file_system(layout: &Layout, options: &Options, node: &Node) -> Result<()> {
     let images = layout.path("images");
     fs::create_dir_all(&images).at(&images)?;
     bind(images, "run/bed/images", &["-o", "remount,bind,ro"])?;
+    let shared = layout.shared();
+    fs::create_dir_all(&shared).at(&shared)?;
+    bind(shared, "run/bed/shared", &[])?;
     mount(&["-t", "proc", "proc"], &at("proc"))?;
     mount(&["-t", "sysfs", "sysfs"], &at("sys"))?;
     mount(&["--rbind", "/dev"], &at("dev"))?;

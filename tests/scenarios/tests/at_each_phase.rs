@@ -1,0 +1,161 @@
+//! What breaks around the operator, at each phase of one pivot: the power of all nodes, the API server, boot itself. The process under the
+//! fault stands still in the call that is typical for the phase, so that the fault meets it there.
+
+use std::process::Child;
+use std::time::Duration;
+
+use etcd_operator_bed::faults::{self, Process, Signal};
+use etcd_operator_crash::plan::{Entry, Role, Then, When};
+use etcd_operator_scenarios::{Stage, assert_unharmed, is_sampled};
+use etcd_operator_witness::Invariant;
+
+/// For a phase to come, with the restarts before it.
+const LIMIT: Duration = Duration::from_secs(300);
+
+type Point = (Role, When, &'static str);
+
+/// One call per phase, in the order of a pivot; membership calls on both sides.
+const PHASES: [Point; 11] = [
+    (Role::Controller, When::After, "POST etcdmembers"),
+    (Role::Agent, When::Before, "Snapshot"),
+    (Role::Controller, When::Before, "MemberAdd"),
+    (Role::Controller, When::After, "MemberAdd"),
+    (Role::Controller, When::Before, "MemberPromote"),
+    (Role::Controller, When::After, "MemberPromote"),
+    (Role::Controller, When::Before, "WriteAndRead"),
+    (Role::Controller, When::After, "MoveLeader"),
+    (Role::Controller, When::Before, "MemberRemove"),
+    (Role::Controller, When::After, "MemberRemove"),
+    (Role::Agent, When::Before, "signal KILL"),
+];
+
+/// Begins a pivot, and calls `fault` once a process stands still at each of the points.
+fn pivot_with(stage: &Stage, points: &[Point], mut fault: impl FnMut(usize, &str)) {
+    let faults = stage.faults();
+    let mut pivot: Option<Child> = None;
+    for (number, (role, when, call)) in points.iter().copied().enumerate() {
+        faults.plan(&[Entry { role, call: call.into(), when, then: Then::Hold }]).unwrap();
+        pivot.get_or_insert_with(|| stage.pivot_command(3).spawn().unwrap());
+        stage.until(&format!("{role:?} {when:?} {call}"), LIMIT, || faults.holds());
+        println!("== {when:?} {call}");
+        fault(number, call);
+    }
+    let status = pivot.unwrap().wait().unwrap();
+    assert!(status.success(), "the pivot ended with {status}; {}", stage.explain());
+    assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
+    stage.wait_for("Ready", Duration::from_secs(60));
+}
+
+#[test]
+fn all_nodes_lose_power_at_each_phase() {
+    if !is_sampled("all_nodes_lose_power_at_each_phase") {
+        return;
+    }
+    let stage = Stage::with_crashing_operator();
+    let nodes = stage.bed.options().all();
+    let verdict = stage.under_witness(
+        Some(3),
+        // Nobody writes to a control plane that has no power; what was acknowledged before has to be there.
+        |options| {
+            options.allow = vec![Invariant::FailedWrite, Invariant::TooFewWrites, Invariant::Tolerance, Invariant::Blind];
+        },
+        || {
+            pivot_with(&stage, &PHASES, |_, _| {
+                stage.bed.power_cut(&nodes).unwrap();
+                stage.faults().let_go().unwrap();
+                stage.bed.start(&nodes).unwrap();
+                let took = stage.bed.wait_api().unwrap();
+                println!("/readyz {:.1} s after the power was back", took.as_secs_f32());
+            });
+        },
+    );
+    assert!(verdict.clean, "{:#?}", verdict.violations);
+}
+
+#[test]
+fn the_api_server_stops_at_each_phase() {
+    if !is_sampled("the_api_server_stops_at_each_phase") {
+        return;
+    }
+    let stage = Stage::with_crashing_operator();
+    let node = stage.bed.options().boot().unwrap();
+    let verdict = stage.under_witness(
+        Some(3),
+        // Its own absence is not judged; what etcd acknowledged is.
+        |options| options.allow = vec![Invariant::FailedWrite, Invariant::TooFewWrites, Invariant::Blind],
+        || {
+            pivot_with(&stage, &PHASES, |number, _| {
+                // By turns it stands still for longer than a request waits for it, and dies.
+                let signal = |signal| faults::signal(&node, Process::KubeApiserver, signal).map(drop);
+                if number % 2 == 0 {
+                    signal(Signal::Pause).unwrap();
+                    stage.faults().let_go().unwrap();
+                    std::thread::sleep(Duration::from_secs(8));
+                    signal(Signal::Resume).unwrap();
+                } else {
+                    signal(Signal::Kill).unwrap();
+                    stage.faults().let_go().unwrap();
+                }
+                stage.bed.wait_api().unwrap();
+            });
+        },
+    );
+    assert!(verdict.clean, "{:#?}", verdict.violations);
+}
+
+#[test]
+fn boot_dies_around_each_join() {
+    if !is_sampled("boot_dies_around_each_join") {
+        return;
+    }
+    let stage = Stage::with_crashing_operator();
+    let node = stage.bed.options().boot().unwrap();
+    let join = (Role::Controller, When::After, "MemberPromote");
+    let points = [(Role::Controller, When::Before, "MemberAdd"), join, join, join];
+    let verdict = stage.under_witness(
+        Some(3),
+        // While boot is the only voter, or one of two, nothing can be written without it.
+        |options| options.allow = vec![Invariant::FailedWrite, Invariant::TooFewWrites, Invariant::Tolerance, Invariant::Blind],
+        || {
+            pivot_with(&stage, &points, |_, _| {
+                faults::signal(&node, Process::BootEtcd, Signal::Kill).unwrap();
+                stage.faults().let_go().unwrap();
+            });
+        },
+    );
+    assert!(verdict.clean, "{:#?}", verdict.violations);
+}
+
+#[test]
+fn a_controller_that_was_away_for_longer_than_its_lease_does_no_harm() {
+    if !is_sampled("a_controller_that_was_away_for_longer_than_its_lease_does_no_harm") {
+        return;
+    }
+    let stage = Stage::with_crashing_operator();
+    let before = |call| (Role::Controller, When::Before, call);
+    let points = [before("MemberAdd"), before("MemberPromote"), before("MoveLeader"), before("MemberRemove")];
+    let holder = || {
+        let lease = ["get", "lease", "etcd-operator", "-n", "kube-system", "-o", "jsonpath={.spec.holderIdentity}"];
+        stage.bed.kubectl(&lease).unwrap_or_default()
+    };
+    let verdict = stage.under_witness(
+        Some(3),
+        |_| {},
+        || {
+            pivot_with(&stage, &points, |_, call| {
+                let old = holder();
+                let node =
+                    stage.bed.kubectl(&["get", "pod", &old, "-n", "kube-system", "-o", "jsonpath={.spec.nodeName}"]).unwrap();
+                let node = stage.bed.options().node(&node).unwrap();
+                // The whole process, its clocks and its deadlines too. It goes on in the middle of its call.
+                faults::signal(&node, Process::Controller, Signal::Pause).unwrap();
+                stage.until("another controller leads", LIMIT, || !holder().is_empty() && holder() != old);
+                println!("{} leads instead of {old}, which stands before its {call}", holder());
+                std::thread::sleep(Duration::from_secs(3));
+                stage.faults().let_go().unwrap();
+                faults::signal(&node, Process::Controller, Signal::Resume).unwrap();
+            });
+        },
+    );
+    assert_unharmed(&verdict);
+}
