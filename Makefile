@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR ?= $(BED_CACHE)/target-$(shell cat Cargo.lock rust-toolc
 BED = $(CARGO_TARGET_DIR)/debug/bed
 BIN = target/bed/bin
 
-.PHONY: help demo bed pivot handover bed-down test soak bench crds build packages
+.PHONY: help demo bed pivot handover bed-down test soak bench mutants crds build packages
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ soak: build ## All suites in full
 
 bench: build ## The operator's pivot beside the same by hand
 	@BED=$(BED) tests/bench/run.sh
+
+mutants: ## Mutation tests of the planner and of the keeper's start table; needs cargo-mutants
+	@tests/mutants.sh
 
 crds: ## Generate crds/ from the Rust types
 	@cargo run --locked -q -- crds --out crds

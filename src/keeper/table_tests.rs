@@ -75,6 +75,93 @@ fn each_row_of_the_table() {
     assert_eq!(decide(&Facts { archive: ArchiveFact::Ordered, ..removed }), Decision::Archive(Reason::ArchivingRemoved));
 }
 
+#[test]
+fn a_missing_disk_is_awaited_whatever_else_is_known() {
+    // The facts of a directory that is not on its disk are those of another one.
+    for facts in all().filter(|f| f.disk == Disk::Missing) {
+        assert_eq!(decide(&facts), Decision::AwaitDisk(Reason::DiskMissing), "{facts:?}");
+    }
+}
+
+#[test]
+fn a_removed_member_is_over_whatever_is_ordered_and_only_its_own_data_is_archived() {
+    for facts in all().filter(|f| f.disk == Disk::Right && f.identity == IdentityFact::Removed) {
+        let archived = (facts.data, facts.archive) == (DataFact::Mine, ArchiveFact::Ordered);
+        let expected = if archived { Decision::Archive(Reason::ArchivingRemoved) } else { Decision::Stop(Reason::MemberRemoved) };
+        assert_eq!(decide(&facts), expected, "{facts:?}");
+    }
+}
+
+#[test]
+fn without_an_order_a_node_waits_for_one() {
+    for facts in all().filter(|f| f.disk == Disk::Right && f.identity != IdentityFact::Removed && f.order == OrderFact::Absent) {
+        assert_eq!(decide(&facts), Decision::Wait(Reason::NoOrder), "{facts:?}");
+    }
+}
+
+#[test]
+fn a_removal_is_written_down_also_where_the_order_says_to_wait_or_to_stop() {
+    // The cluster may not answer any more when the order says to run again; then its data would look like a cold start.
+    for order in [OrderFact::Wait, OrderFact::Run, OrderFact::Stop] {
+        for history in History::ALL {
+            let facts = Facts { order, history: *history, data: DataFact::Mine, peers: PeersFact::NotListed, ..BASE };
+            assert_eq!(decide(&facts), Decision::RecordRemoval(Reason::MemberRemoved), "{facts:?}");
+        }
+    }
+}
+
+#[test]
+fn an_order_to_wait_or_to_stop_is_obeyed_whatever_lies_here() {
+    let gone = |f: &Facts| f.identity == IdentityFact::Known && f.data == DataFact::Mine && f.peers == PeersFact::NotListed;
+    for facts in all().filter(|f| f.disk == Disk::Right && f.identity != IdentityFact::Removed && !gone(f)) {
+        match facts.order {
+            OrderFact::Wait => assert_eq!(decide(&facts), Decision::Wait(Reason::OrderedToWait), "{facts:?}"),
+            OrderFact::Stop => assert_eq!(decide(&facts), Decision::Stop(Reason::OrderedToStop), "{facts:?}"),
+            OrderFact::Absent | OrderFact::Run => {}
+        }
+    }
+}
+
+#[test]
+fn a_node_that_was_not_added_touches_no_data_and_founds_no_cluster_beside_one_that_answers() {
+    for facts in all().filter(|f| f.disk == Disk::Right && f.identity == IdentityFact::Unknown && f.order == OrderFact::Run) {
+        let expected = match facts.data {
+            DataFact::Foreign | DataFact::Mine => Decision::Wait(Reason::ForeignData),
+            DataFact::Damaged => Decision::Wait(Reason::DamagedData),
+            DataFact::Empty if (facts.permission, facts.peers) == (PermissionFact::Bootstrap, PeersFact::NoAnswer) => {
+                Decision::Bootstrap(Reason::Bootstrapping)
+            }
+            DataFact::Empty => Decision::Wait(Reason::NotAddedYet),
+        };
+        assert_eq!(decide(&facts), expected, "{facts:?}");
+    }
+}
+
+/// With this, the rows above stand for all facts.
+#[test]
+fn history_counts_at_a_first_start_a_permission_without_an_identity_an_order_to_archive_after_a_removal() {
+    for facts in all() {
+        let decision = decide(&facts);
+        let first_start =
+            facts.identity == IdentityFact::Known && facts.data == DataFact::Empty && facts.peers == PeersFact::Unstarted;
+        if !first_start {
+            for history in History::ALL {
+                assert_eq!(decide(&Facts { history: *history, ..facts }), decision, "{history:?} instead of {facts:?}");
+            }
+        }
+        if facts.identity != IdentityFact::Unknown {
+            for permission in PermissionFact::ALL {
+                assert_eq!(decide(&Facts { permission: *permission, ..facts }), decision, "{permission:?} instead of {facts:?}");
+            }
+        }
+        if facts.identity != IdentityFact::Removed {
+            for archive in ArchiveFact::ALL {
+                assert_eq!(decide(&Facts { archive: *archive, ..facts }), decision, "{archive:?} instead of {facts:?}");
+            }
+        }
+    }
+}
+
 /// What must never happen, whatever is observed.
 fn catastrophe(facts: &Facts, decision: Decision) -> Option<&'static str> {
     let listed = matches!(facts.peers, PeersFact::Unstarted | PeersFact::Started);

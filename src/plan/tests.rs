@@ -7,12 +7,30 @@ mod abort;
 mod clients;
 #[path = "tables/joining.rs"]
 mod joining;
+#[path = "tables/keepers.rs"]
+mod keepers;
+#[path = "tables/looking.rs"]
+mod looking;
+#[path = "tables/order.rs"]
+mod order;
+#[path = "tables/quorum.rs"]
+mod quorum;
 #[path = "tables/reasons.rs"]
 mod reasons;
 #[path = "tables/removal.rs"]
 mod removal;
+#[path = "tables/size.rs"]
+mod size;
 #[path = "tables/start.rs"]
 mod start;
+#[path = "tables/steady.rs"]
+mod steady;
+#[path = "tables/steps.rs"]
+mod steps;
+#[path = "tables/two_voters.rs"]
+mod two_voters;
+#[path = "tables/wording.rs"]
+mod wording;
 
 use crate::{
     AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperView,
@@ -92,6 +110,15 @@ fn led_by_ours(size: u32) -> Observed {
 fn removed(size: u32) -> Observed {
     let mut o = led_by_ours(size);
     members(&mut o).remove(0);
+    o
+}
+
+/// Boot cannot come back either.
+fn after_the_pivot(size: u32) -> Observed {
+    let mut o = removed(size);
+    if let Boot::Member { tombstone, .. } = &mut o.boot {
+        *tombstone = Tombstone::Set;
+    }
     o
 }
 

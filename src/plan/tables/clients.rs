@@ -94,9 +94,17 @@ fn a_gate_that_counts_vouches_for_the_clients() {
 #[test]
 fn a_few_connections_of_our_own_do_not_stand_for_an_api_server() {
     // Seen on the bed: an API server that listed only boot, and a keeper of the same address that had just asked the others.
-    for (to_boot, to_members, lost) in
-        [(73, 3, true), (73, 58, true), (73, 59, false), (73, 73, false), (4, 0, true), (4, 1, false)]
-    {
+    for (to_boot, to_members, lost) in [
+        (73, 3, true),
+        (73, 58, true),
+        (73, 59, false),
+        (73, 73, false),
+        (4, 0, true),
+        (4, 1, false),
+        (5, 3, true),
+        (5, 4, false),
+        (0, 0, false),
+    ] {
         let mut o = ready(3);
         o.gate = Gate::NotChecked;
         let remote = RemoteClient { ip: "10.0.0.9".into(), to_boot, to_members: vec![to_members; 3] };
@@ -105,5 +113,14 @@ fn a_few_connections_of_our_own_do_not_stand_for_an_api_server() {
             true => holds(&o, HoldReason::ApiServerOnBootMember, "--etcd-servers"),
             false => does(&o, Step::CheckGate),
         }
+    }
+}
+
+#[test]
+fn a_client_of_which_no_new_member_says_anything_is_lost() {
+    let mut o = ready(3);
+    for to_boot in [1, 30] {
+        counted(&mut o, 600_000, vec![remote(to_boot, &[])]);
+        holds(&o, HoldReason::ApiServerOnBootMember, "10.0.0.9");
     }
 }

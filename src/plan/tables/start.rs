@@ -122,3 +122,14 @@ fn a_boot_that_no_member_stands_for_is_unreachable() {
     }
     holds(&o, HoldReason::BootUnreachable, "bootMemberClientEndpoint");
 }
+
+#[test]
+fn a_seat_is_no_change_yet_and_the_checks_are_asked_for_until_a_member_is_listed() {
+    let mut o = seated(3);
+    o.preflight = Preflight::NotRun;
+    does(&o, Step::RunPreflight);
+    // Nor do they come back once all of them are.
+    let mut o = joined(3, 3);
+    o.preflight = Preflight::NotRun;
+    does(&o, Step::CountClients);
+}
