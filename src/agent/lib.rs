@@ -28,7 +28,7 @@ mod testing;
 
 pub use node::AgentArgs;
 pub use problem::{Problem, Reason};
-pub use validate::validate;
+pub use validate::{validate, validate_pod};
 
 use std::sync::Arc;
 

@@ -17,6 +17,7 @@ use crate::host::Agent;
 use crate::node::AgentArgs;
 use crate::problem::Problem;
 use crate::sockets::{self, Socket};
+use crate::validate::allow_image;
 
 /// etcd's own advice for the 99th percentile of a WAL fsync (docs, "hardware"): slower is said.
 const FSYNC_ADVICE: Duration = Duration::from_millis(10);
@@ -31,13 +32,14 @@ const FREE_BYTES: u64 = 1 << 30;
 pub(crate) async fn run(agent: Arc<Agent>, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
     let reach = join_all(spec.reach.iter().map(|address| reach(&agent, address))).await;
     let args = agent.args.clone();
-    let (ports, seats) = (spec.ports.clone(), spec.seats.clone());
+    let (ports, seats, image) = (spec.ports.clone(), spec.seats.clone(), spec.image.clone());
     let local = tokio::task::spawn_blocking(move || {
         let mut checks = self::ports(sockets::read(&args), &ports);
         checks.push(fsync(&args));
         checks.push(free(&args));
         checks.push(static_pods(&args));
         checks.push(api_servers(&args, &seats));
+        checks.extend(image.map(|image| self::image(&args, &image)));
         checks.extend(boot.map(|(place, spec)| check("BootData", boot::check(&place, &spec))));
         checks
     });
@@ -75,6 +77,11 @@ fn ports(sockets: Result<Vec<Socket>, Problem>, ports: &[String]) -> Vec<Check> 
             )
         })
         .collect()
+}
+
+fn image(args: &AgentArgs, image: &str) -> Check {
+    let allowed = allow_image("spec.repository", image, &args.allowed_image_prefixes);
+    check("Image", allowed.map(|()| format!("{image} is allowed")).map_err(|problem| problem.message))
 }
 
 async fn reach(agent: &Agent, address: &str) -> Check {
@@ -190,7 +197,7 @@ mod tests {
         let reach = vec![here.local_addr().unwrap().to_string()];
         let status = run(
             Agent::new(args.clone(), Arc::new(Linux)),
-            PreflightSpec { id: "p1".into(), seats: Vec::new(), ports: vec!["127.0.0.1:1".into()], reach },
+            PreflightSpec { id: "p1".into(), image: None, seats: Vec::new(), ports: vec!["127.0.0.1:1".into()], reach },
             None,
         )
         .await;
@@ -213,7 +220,7 @@ mod tests {
         let ports = vec![taken.local_addr().unwrap().to_string()];
         let status = run(
             Agent::new(args, Arc::new(Linux)),
-            PreflightSpec { id: "p2".into(), seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] },
+            PreflightSpec { id: "p2".into(), image: None, seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] },
             None,
         )
         .await;

@@ -64,12 +64,21 @@ pub fn validate(member: &EtcdMember, args: &AgentArgs) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Result<(), Problem> {
-    check_image(&seat.image, &args.allowed_image_prefixes)?;
+/// Checks what a pod is made of, apart from whose image it is: that each agent has to know for itself ([`allow_image`]).
+///
+/// # Errors
+/// `InvalidSpec`, naming the field and what is expected.
+pub fn validate_pod(seat: &Seat) -> Result<(), Problem> {
+    check_image(&seat.image)?;
     check_labels(&seat.labels)?;
     check_annotations(&seat.annotations)?;
     resources("spec.seat.requests", &seat.requests)?;
-    resources("spec.seat.limits", &seat.limits)?;
+    resources("spec.seat.limits", &seat.limits)
+}
+
+fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Result<(), Problem> {
+    validate_pod(seat)?;
+    allow_image("spec.seat.image", &seat.image, &args.allowed_image_prefixes)?;
     check_order(&seat.order, node, generation)?;
     let mut ports = BTreeSet::new();
     let listeners =
@@ -138,6 +147,9 @@ fn check_boot(boot: &BootSpec) -> Result<(), Problem> {
 
 fn check_preflight(preflight: &PreflightSpec) -> Result<(), Problem> {
     id("spec.preflight.id", &preflight.id)?;
+    if let Some(image) = &preflight.image {
+        check_image(image)?;
+    }
     addresses("spec.preflight.ports", &preflight.ports)?;
     endpoints("spec.preflight.seats", &preflight.seats)?;
     addresses("spec.preflight.reach", &preflight.reach)
@@ -160,12 +172,17 @@ fn check_certificates(certificates: &Certificates) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_image(image: &str, allowed: &[String]) -> Result<(), Problem> {
+fn check_image(image: &str) -> Result<(), Problem> {
     let field = "spec.seat.image";
     let clean = image.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"./:@_-".contains(&byte));
     if image.is_empty() || image.len() > 255 || !clean || image.contains("..") || image.contains("//") {
         return Err(bad(field, "must be repository:tag of lower-case letters, digits and ./:@_-"));
     }
+    Ok(())
+}
+
+/// Whether this agent allows an image.
+pub(crate) fn allow_image(field: &str, image: &str, allowed: &[String]) -> Result<(), Problem> {
     let permitted = allowed.iter().any(|prefix| match image.strip_prefix(prefix.as_str()) {
         // "registry/etcd" must not allow "registry/etcd-of-somebody-else".
         Some(rest) => prefix.ends_with(['/', ':', '@']) || rest.starts_with([':', '@']),
@@ -176,7 +193,11 @@ fn check_image(image: &str, allowed: &[String]) -> Result<(), Problem> {
     }
     Err(bad(
         field,
-        &format!("is of no repository that this agent allows ({}); see the agent's flag --allowed-image", allowed.join(", ")),
+        &format!(
+            "{} is of no repository that this agent allows ({}); see the agent's flag --allowed-image",
+            shown(image),
+            allowed.join(", ")
+        ),
     ))
 }
 

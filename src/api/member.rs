@@ -207,6 +207,9 @@ pub struct PreflightSpec {
     pub seats: Vec<String>,
     /// Unique ID, echoed in the status.
     pub id: String,
+    /// The image that the members would run: the agent must allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Addresses `ip:port` that must be free on this node.
     #[serde(default)]
     pub ports: Vec<String>,

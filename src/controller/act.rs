@@ -99,13 +99,18 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
     Ok(())
 }
 
+/// etcd's image.
+pub(crate) fn image(view: &View) -> String {
+    format!("{}:v{}", view.repository, view.cluster.spec.plain_version())
+}
+
 /// A seat as the spec wants it, whose etcd does not run yet.
 pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> Seat {
     let spec = &view.cluster.spec;
     let pod = spec.pod.clone().unwrap_or_default();
     let resources = pod.resources.unwrap_or_default();
     Seat {
-        image: format!("{}:v{}", view.repository, spec.plain_version()),
+        image: image(view),
         labels: pod.labels,
         annotations: pod.annotations,
         requests: resources.requests,

@@ -126,8 +126,18 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
 
     let own = &cluster.spec.repository;
     let repository = if own.is_empty() { context.args.default_repository.clone() } else { own.clone() };
-    let mut view =
-        View { now_ms, cluster, status, nodes, boot_node, repository, members: list.items, ca, pod_security, etcd: Err(String::new()) };
+    let mut view = View {
+        now_ms,
+        cluster,
+        status,
+        nodes,
+        boot_node,
+        repository,
+        members: list.items,
+        ca,
+        pod_security,
+        etcd: Err(String::new()),
+    };
     view.etcd = read_etcd(&view, memory).await;
     Ok(Some(view))
 }

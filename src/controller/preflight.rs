@@ -167,7 +167,18 @@ fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
             "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
         return Some((HoldReason::InvalidSpec, message.into()));
     }
-    None
+    of_pod(view)
+}
+
+/// What the agents would refuse once there are seats is said before: in the words of the EtcdCluster, and with nothing to be taken back.
+fn of_pod(view: &View) -> Option<(HoldReason, String)> {
+    let ip = view.nodes.iter().find_map(|n| ips(n).first().copied())?;
+    let problem = etcd_operator_agent::validate_pod(&super::act::new_seat(view, "node", ip, 1)).err()?;
+    let fields = [("image", "repository"), ("labels", "pod.labels"), ("annotations", "pod.annotations")];
+    let resources = [("requests", "pod.resources.requests"), ("limits", "pod.resources.limits")];
+    let in_the_users_words =
+        |text: String, (ours, theirs): (&str, &str)| text.replace(&format!("spec.seat.{ours}"), &format!("spec.{theirs}"));
+    Some((HoldReason::InvalidSpec, fields.into_iter().chain(resources).fold(problem.message, in_the_users_words)))
 }
 
 fn of_boot(view: &View) -> Option<(HoldReason, String)> {
@@ -260,12 +271,13 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     let ip_of = |node| ips(node).first().map(ToString::to_string);
     let seats: Vec<String> =
         view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", members::CLIENT_PORT)).collect();
+    let image = Some(super::act::image(view));
     for member in asked(view) {
         let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
         let is_boot = member.spec.role == etcd_operator_api::member::Role::Boot;
         let addresses = node.map(ips).unwrap_or_default();
         let ports = if is_boot { Vec::new() } else { ports(addresses.first().map(ToString::to_string).unwrap_or_default()) };
-        let preflight = PreflightSpec { id: id.clone(), seats: seats.clone(), ports, reach: reach.clone() };
+        let preflight = PreflightSpec { id: id.clone(), image: image.clone(), seats: seats.clone(), ports, reach: reach.clone() };
         members::change(context, member, |spec| {
             spec.nonce.clone_from(&id);
             spec.preflight = Some(preflight.clone());

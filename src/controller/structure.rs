@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec};
+use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat};
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
@@ -41,6 +41,7 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     }
     for member in view.seats() {
         written += newer_order(context, member).await?;
+        written += unstarted_pod(context, view, member).await?;
     }
     if let Some(member) = view.boot_member() {
         written += boot_orders(context, view, member).await?;
@@ -93,6 +94,37 @@ fn restored(view: &View, node: &str, addresses: &[IpAddr], blank: EtcdMemberSpec
     seat.order.member_id = Some(id.to_string());
     seat.order.ask = reading.members.iter().filter(|(m, _)| m.id != id).flat_map(|(m, _)| m.client_urls.clone()).collect();
     EtcdMemberSpec { role: Role::Member, generation, nonce: members::unique("seat"), seat: Some(seat), ..blank }
+}
+
+/// The pod of a seat that has no member yet follows the spec: what was wrong there can be put right. That of a member does not, as another
+/// manifest restarts etcd.
+async fn unstarted_pod(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let address = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name).and_then(|n| ips(n).first().copied());
+    let (Some(ip), Some(seat)) = (address, &member.spec.seat) else { return Ok(0) };
+    if seat.order.run != RunSpec::Wait || view.repository.is_empty() {
+        return Ok(0);
+    }
+    let Seat { image, labels, annotations, requests, limits, probe_port: _, order: _ } =
+        super::act::new_seat(view, &member.spec.node_name, ip, member.spec.generation);
+    let changed = members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            // The preflight has compared the minor version with boot's.
+            if minor_version(&seat.image) == minor_version(&image) {
+                seat.image.clone_from(&image);
+            }
+            seat.labels.clone_from(&labels);
+            seat.annotations.clone_from(&annotations);
+            seat.requests.clone_from(&requests);
+            seat.limits.clone_from(&limits);
+        }
+    })
+    .await?;
+    Ok(usize::from(changed.spec != member.spec))
+}
+
+/// `3.6` of `repository:v3.6.16`.
+fn minor_version(image: &str) -> Option<&str> {
+    image.rsplit_once(":v").and_then(|(_, version)| version.rsplit_once('.')).map(|(minor, _)| minor)
 }
 
 /// The node knows a later order than the EtcdMember, which was made again or restored from an older state: its count goes on from there.

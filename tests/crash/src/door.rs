@@ -2,15 +2,16 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::plan::{Role, Shared, Then, When};
+use crate::plan::{Fault, Role, Shared, When};
 
 /// How often one that stands still looks whether it may go on.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// As after a SIGKILL. (The first process of a container cannot kill itself by a signal.)
 const KILLED: i32 = 137;
+const NONE: usize = usize::MAX;
 
 /// All calls of one process.
 #[derive(Clone, Debug)]
@@ -21,14 +22,15 @@ struct State {
     role: Role,
     shared: Shared,
     calls: AtomicU64,
-    stands_still: AtomicBool,
+    /// The fault by which it stands still; [`NONE`] = it does not.
+    stands_still: AtomicUsize,
 }
 
 impl Door {
     /// The door of a process.
     #[must_use]
     pub fn new(role: Role, shared: Shared) -> Self {
-        let state = State { role, shared, calls: AtomicU64::new(0), stands_still: AtomicBool::new(false) };
+        let state = State { role, shared, calls: AtomicU64::new(0), stands_still: AtomicUsize::new(NONE) };
         Self(Arc::new(state))
     }
 
@@ -66,13 +68,13 @@ impl Door {
     fn fault(&self, when: When, name: &str, number: u64) {
         let role = self.0.role;
         match self.0.shared.take(role, when, name, number) {
-            Ok(Some(Then::Die)) => {
+            Ok(Some(Fault::Die)) => {
                 eprintln!("etcd-operator-crash: {role:?} dies {when:?} its call {number}, {name}");
                 std::process::exit(KILLED);
             }
-            Ok(Some(Then::Hold)) => {
+            Ok(Some(Fault::Hold(index))) => {
                 eprintln!("etcd-operator-crash: {role:?} stands still {when:?} its call {number}, {name}");
-                self.0.stands_still.store(true, Ordering::SeqCst);
+                self.0.stands_still.store(index, Ordering::SeqCst);
             }
             Ok(None) => {}
             Err(error) => eprintln!("etcd-operator-crash: the scenario's folder cannot be used: {error}"),
@@ -81,13 +83,11 @@ impl Door {
 
     /// Whether this process stands still and was not let go.
     fn waits(&self) -> bool {
-        if !self.0.stands_still.load(Ordering::SeqCst) {
-            return false;
+        let index = self.0.stands_still.load(Ordering::SeqCst);
+        if index == NONE || self.0.shared.holds(index) {
+            return index != NONE;
         }
-        if self.0.shared.holds() {
-            return true;
-        }
-        self.0.stands_still.store(false, Ordering::SeqCst);
+        self.0.stands_still.store(NONE, Ordering::SeqCst);
         false
     }
 }

@@ -34,6 +34,15 @@ pub enum Then {
     Hold,
 }
 
+/// What a process meets at a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Its end.
+    Die,
+    /// It stands still by the fault with this index.
+    Hold(usize),
+}
+
 /// One fault: at the first call whose name begins with `call`, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -108,18 +117,22 @@ impl Shared {
         }
     }
 
-    /// Whether a process stands still.
+    /// Whether a process stands still by the fault that came to pass as this one, from 0.
     #[must_use]
-    pub fn holds(&self) -> bool {
-        self.file("hold").exists()
+    pub fn holds(&self, index: usize) -> bool {
+        self.hold(index).exists()
     }
 
-    /// Lets the process that stands still go on.
+    /// Lets that process go on.
     ///
     /// # Errors
     /// When the mark cannot be removed.
-    pub fn let_go(&self) -> io::Result<()> {
-        fs::remove_file(self.file("hold"))
+    pub fn let_go(&self, index: usize) -> io::Result<()> {
+        fs::remove_file(self.hold(index))
+    }
+
+    fn hold(&self, index: usize) -> PathBuf {
+        self.file(&format!("hold-{index}"))
     }
 
     /// Begins anew.
@@ -131,18 +144,15 @@ impl Shared {
         fs::create_dir_all(&self.0)?;
         // The controller is not root.
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o777))?;
-        for name in ["plan.json", "met.jsonl", "hold"] {
-            match fs::remove_file(self.file(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        for entry in fs::read_dir(&self.0)? {
+            fs::remove_file(entry?.path())?;
         }
         self.lock().map(drop)
     }
 
     /// Takes the fault for this call out of the plan, if there is one, and writes down that it came to pass: of several processes one gets
     /// it.
-    pub(crate) fn take(&self, role: Role, when: When, call: &str, number: u64) -> io::Result<Option<Then>> {
+    pub(crate) fn take(&self, role: Role, when: When, call: &str, number: u64) -> io::Result<Option<Fault>> {
         let is_due = |e: &Entry| e.role == role && e.when == when && call.starts_with(&e.call);
         // Without the lock, as almost no call is one.
         if !self.left()?.iter().any(is_due) {
@@ -152,17 +162,21 @@ impl Shared {
         let mut entries = self.left()?;
         let Some(index) = entries.iter().position(is_due) else { return Ok(None) };
         let entry = entries.remove(index);
-        let then = entry.then;
+        let number_met = self.met()?.len();
+        let fault = match entry.then {
+            Then::Die => Fault::Die,
+            Then::Hold => Fault::Hold(number_met),
+        };
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let line = serde_json::to_string(&Met { entry, call: call.to_owned(), number, node })?;
         let mut record = File::options().create(true).append(true).open(self.file("met.jsonl"))?;
         open_to_all(&record)?;
         writeln!(record, "{line}")?;
-        if then == Then::Hold {
-            open_to_all(&File::create(self.file("hold"))?)?;
+        if let Fault::Hold(index) = fault {
+            open_to_all(&File::create(self.hold(index))?)?;
         }
         self.write_plan(&entries)?;
-        Ok(Some(then))
+        Ok(Some(fault))
     }
 
     fn write_plan(&self, entries: &[Entry]) -> io::Result<()> {
@@ -217,12 +231,12 @@ mod tests {
         let take = |role, when, call| shared.take(role, when, call, 7).unwrap();
         assert_eq!(take(Role::Agent, When::Before, "MemberAdd x"), None, "another role's");
         assert_eq!(take(Role::Controller, When::After, "MemberAdd x"), None, "the other side of the call");
-        assert_eq!(take(Role::Controller, When::Before, "MemberAdd x"), Some(Then::Die));
+        assert_eq!(take(Role::Controller, When::Before, "MemberAdd x"), Some(Fault::Die));
         assert_eq!(take(Role::Controller, When::Before, "MemberAdd x"), None, "once");
-        assert!(!shared.holds());
-        assert_eq!(take(Role::Controller, When::After, "MemberPromote 1"), Some(Then::Hold));
-        assert!(shared.holds());
-        shared.let_go().unwrap();
+        assert!(!shared.holds(0));
+        assert_eq!(take(Role::Controller, When::After, "MemberPromote 1"), Some(Fault::Hold(1)));
+        assert!(shared.holds(1));
+        shared.let_go(1).unwrap();
         assert_eq!(shared.left().unwrap(), [patch]);
         let met = shared.met().unwrap();
         assert_eq!(

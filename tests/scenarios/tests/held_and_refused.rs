@@ -85,6 +85,53 @@ fn what_cannot_be_done_is_refused_with_a_reason_and_boot_is_untouched() {
     assert_eq!(stage.members(), ["boot"]);
 }
 
+/// An EtcdCluster that somebody wrote to get at the nodes (F32): refused in words that name the field, and nothing of it reaches a node.
+#[test]
+fn an_enemys_cluster_reaches_no_node() {
+    let stage = Stage::with_boot_on("cp1");
+    let good = stage.etcd_cluster(3)["spec"].take();
+    let on_nodes = || {
+        let of = |node: &etcd_operator_bed::layout::Node| {
+            ["etc/kubernetes/manifests", "var/lib/etcd", "var/lib/etcd-operator/kube-system"].map(|folder| {
+                let entries = std::fs::read_dir(stage.bed.layout.disk(node, folder)).into_iter().flatten();
+                let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+                names.sort();
+                names
+            })
+        };
+        stage.bed.options().all().iter().map(of).collect::<Vec<_>>()
+    };
+    // The folder of keys that each candidate has.
+    held(&stage, with(good.clone(), "/size", json!(5)), "NotEnoughNodes", "only 3 node(s)");
+    let before = on_nodes();
+    let yaml = "x\n  hostPID: true\n---\nkind: Pod";
+    for (pointer, value, reason, words) in [
+        ("/repository", json!("evil.example/etcd"), "PreflightFailed", "--allowed-image"),
+        ("/repository", json!("etcd.test/../../etcd"), "InvalidSpec", "spec.repository"),
+        ("/pod", json!({"labels": {"app": yaml}}), "InvalidSpec", "spec.pod.labels"),
+        ("/pod", json!({"labels": {"../../../etc/cron.d/x": "y"}}), "InvalidSpec", "spec.pod.labels"),
+        ("/pod", json!({"labels": {"etcd.database.coreos.com/cluster": "other"}}), "InvalidSpec", "spec.pod.labels"),
+        ("/pod", json!({"annotations": {"note": "bell\u{7} and \u{1b}[31m"}}), "InvalidSpec", "spec.pod.annotations"),
+        ("/pod", json!({"annotations": {"note": "x".repeat(200_000)}}), "InvalidSpec", "spec.pod.annotations"),
+        ("/pod", json!({"resources": {"limits": {"memory": "1Gi; reboot"}}}), "InvalidSpec", "spec.pod.resources.limits"),
+        ("/pod", json!({"resources": {"limits": {"example.com/gpu": "1"}}}), "InvalidSpec", "spec.pod.resources.limits"),
+        ("/pod", json!({"nodeSelector": {"no-such": "label"}}), "NoControlNode", "no-such=label"),
+        ("/TLS", json!({"ca": {"secretName": "../../secrets/other"}}), "CaSecretUnusable", "other"),
+    ] {
+        held(&stage, with(good.clone(), pointer, value), reason, words);
+        assert_eq!(on_nodes(), before, "{pointer} {words}");
+    }
+    assert_eq!(stage.members(), ["boot"]);
+
+    // A pod that the admission of the API server takes, and no kubelet can run: put right, the pivot goes on.
+    stage.bed.apply(&with(stage.etcd_cluster(3), "/spec/pod", json!({"resources": {"requests": {"cpu": "1000"}}}))).unwrap();
+    stage.until("members are prepared", Duration::from_secs(60), || stage.cluster()["status"]["reason"] == "MembersPrepared");
+    let smaller = r#"{"spec":{"pod":{"resources":{"requests":{"cpu":"50m"}}}}}"#;
+    stage.bed.kubectl(&["patch", "etcd", "kube-etcd", "-n", "kube-system", "--type=merge", "-p", smaller]).unwrap();
+    stage.wait_for("PivotComplete", Duration::from_secs(300));
+    assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
+}
+
 /// The namespace would refuse the members' pods.
 fn restricted_pods(stage: &Stage, good: &Value) {
     let label = |label: &str| stage.bed.kubectl(&["label", "--overwrite", "namespace", "kube-system", label]).unwrap();
