@@ -155,14 +155,19 @@ impl Stage {
     /// What our members' etcds logged, node by node.
     #[must_use]
     pub fn etcd_logs(&self) -> Vec<String> {
-        let of_node = |node: &etcd_operator_bed::layout::Node| {
-            let pods = self.bed.layout.disk(node, "var/log/pods");
-            let folders = std::fs::read_dir(pods).unwrap().map(|e| e.unwrap().path().join("etcd"));
-            let ours = folders.filter(|f| f.to_string_lossy().contains("/kube-system_etcd-kube-etcd-"));
-            let logs = ours.flat_map(|f| std::fs::read_dir(f).into_iter().flatten()).map(|e| e.unwrap().path());
-            logs.map(|log| std::fs::read_to_string(log).unwrap_or_default()).collect()
-        };
-        self.bed.options().all().iter().map(of_node).collect()
+        self.bed.options().all().iter().map(|node| self.pod_log(node, "etcd-kube-etcd")).collect()
+    }
+
+    /// What the etcds of this static pod logged on the node, of all its lives.
+    #[must_use]
+    pub fn pod_log(&self, node: &etcd_operator_bed::layout::Node, pod: &str) -> String {
+        let folders = std::fs::read_dir(self.bed.layout.disk(node, "var/log/pods")).unwrap();
+        let name = format!("/kube-system_{pod}-");
+        let etcds = folders.map(|e| e.unwrap().path().join("etcd")).filter(|f| f.to_string_lossy().contains(&name));
+        let mut logs: Vec<PathBuf> =
+            etcds.flat_map(|f| std::fs::read_dir(f).into_iter().flatten()).map(|e| e.unwrap().path()).collect();
+        logs.sort_by_key(|log| std::fs::metadata(log).and_then(|m| m.modified()).ok());
+        logs.iter().map(|log| std::fs::read_to_string(log).unwrap_or_default()).collect()
     }
 
     /// How often each of them logged that this member was removed.
@@ -279,7 +284,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 15] = [
+const SAMPLED: [&str; 16] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -295,11 +300,16 @@ const SAMPLED: [&str; 15] = [
     "boot_dies_around_each_join",
     "a_controller_that_was_away_for_longer_than_its_lease_does_no_harm",
     "a_pivot_needs_no_network_addon_and_outlives_its_kubelets",
+    "a_signalled_boot_comes_back_and_a_buried_one_does_not",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.
-const LONG: [&str; 3] =
-    ["all_nodes_lose_power_at_each_phase", "an_old_api_server_and_a_gigabyte_lose_no_write", "at_rest_it_writes_nothing"];
+const LONG: [&str; 4] = [
+    "a_pivot_is_aborted_at_each_phase_and_held_and_ends",
+    "all_nodes_lose_power_at_each_phase",
+    "an_old_api_server_and_a_gigabyte_lose_no_write",
+    "at_rest_it_writes_nothing",
+];
 
 /// Whether a slow scenario runs: all of them in `make soak`, [`SAMPLE`] of them in `make test`, by `TEST_SEED`; all if neither is set.
 #[must_use]
