@@ -57,6 +57,12 @@ impl Progress {
         self.since_ms
     }
 
+    /// The most that was seen: size of the data, applied index.
+    #[must_use]
+    pub fn most(&self) -> (Option<u64>, Option<u64>) {
+        (self.size, self.applied)
+    }
+
     /// When it was looked at last, ms.
     #[must_use]
     pub fn seen_ms(&self) -> u64 {
