@@ -122,8 +122,8 @@ pub struct Ending {
     pub story: String,
 }
 
-/// The controller's patience with a learner: its default.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The controller's patience with a learner: less than its default, so that a tale is told sooner.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a process that died takes to be started again.
 const RESTART: Duration = Duration::from_secs(3);
 /// Within which a tale must have ended, ms: gRPC's longest backoff, the longest drains in vain, and room.
