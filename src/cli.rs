@@ -91,6 +91,9 @@ pub struct ControllerFlags {
     /// Repository of etcd's image where spec.repository is empty.
     #[arg(long, env = "ETCD_OPERATOR_DEFAULT_REPOSITORY", default_value = "")]
     default_repository: String,
+    /// How long a learner that is behind may receive nothing before it is evicted and another node is tried, in seconds.
+    #[arg(long, env = "ETCD_OPERATOR_LEARNER_PATIENCE", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..))]
+    learner_patience: u64,
     /// How long other replicas wait before they take over, in seconds.
     #[arg(long, default_value_t = 15)]
     lease_duration: u64,
@@ -109,6 +112,7 @@ impl From<ControllerFlags> for ControllerArgs {
             holder: flags.holder,
             api: flags.api.into(),
             default_repository: flags.default_repository,
+            learner_patience: Duration::from_secs(flags.learner_patience),
             lease: LeaseTimes {
                 duration: Duration::from_secs(flags.lease_duration),
                 renew_deadline: Duration::from_secs(flags.lease_renew_deadline),

@@ -12,6 +12,7 @@ mod files;
 pub mod host;
 mod jobs;
 mod manifest;
+mod measure;
 mod node;
 mod pki;
 mod preflight;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_operator_api::member::{Csr, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role};
+use etcd_operator_api::member::{Csr, DataSize, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role};
 use etcd_operator_client::clock;
 use tokio::sync::Notify;
 
@@ -13,6 +13,7 @@ use crate::boot::{Boot, Place};
 use crate::disk;
 use crate::host::Agent;
 use crate::jobs::Job;
+use crate::measure;
 use crate::node::AgentArgs;
 use crate::pki::{self, Servers};
 use crate::preflight;
@@ -73,6 +74,7 @@ impl Memory {
             csr: seen.csr,
             file_system: seen.file_system,
             keeper: seen.keeper,
+            data: seen.data,
             ..EtcdMemberStatus::default()
         };
         self.head(member, &mut status);
@@ -149,6 +151,7 @@ struct Seen {
     csr: Option<Csr>,
     file_system: Option<String>,
     keeper: Option<KeeperStatus>,
+    data: Option<DataSize>,
     problems: Vec<Problem>,
 }
 
@@ -197,6 +200,10 @@ fn on_disk(args: &AgentArgs, member: &EtcdMember, boot_pki: &std::path::Path) ->
             }
             Err(problem) => seen.problems.push(problem),
         },
+    }
+    if let Some(seat) = spec.seat.as_ref().filter(|s| s.measure_data) {
+        let name = &seat.order.member_name;
+        seen.data = measure::data(&paths.member(name), name);
     }
     match seat::keeper_status(&paths) {
         Ok(keeper) => seen.keeper = keeper,

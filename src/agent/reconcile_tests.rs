@@ -67,6 +67,31 @@ async fn a_member_is_set_up_step_by_step_and_then_at_rest() {
 }
 
 #[tokio::test]
+async fn data_is_measured_while_that_is_asked_for_and_not_at_rest() {
+    let root = tempfile::tempdir().unwrap();
+    let mut memory = at(root.path());
+    let mut member = testing::member();
+    memory.pass(&Arc::new(member.clone())).await;
+    let db = root.path().join("data/etcd-system/kube-etcd/cp1-1/member/snap/db");
+    std::fs::create_dir_all(db.parent().unwrap()).unwrap();
+    let grow = |mib: u64| std::fs::File::create(&db).unwrap().set_len(mib << 20).unwrap();
+    // Another member's, of an earlier life of the node.
+    let earlier = root.path().join("data/etcd-system/kube-etcd/cp1-0/member/snap/db");
+    std::fs::create_dir_all(earlier.parent().unwrap()).unwrap();
+    std::fs::File::create(earlier).unwrap().set_len(500 << 20).unwrap();
+    grow(3);
+    assert_eq!(memory.pass(&Arc::new(member.clone())).await.data, None);
+
+    member.spec.seat.as_mut().unwrap().measure_data = true;
+    let asked = Arc::new(member.clone());
+    for mib in [3, 7] {
+        grow(mib);
+        let size = DataSize { member: "cp1-1".into(), mib: i64::try_from(mib).unwrap() };
+        assert_eq!(memory.pass(&asked).await.data, Some(size));
+    }
+}
+
+#[tokio::test]
 async fn an_enemys_spec_writes_nothing_and_keeps_the_status() {
     let root = tempfile::tempdir().unwrap();
     let mut memory = at(root.path());

@@ -39,6 +39,7 @@ pub(crate) fn member() -> EtcdMember {
                 requests: BTreeMap::from([("cpu".into(), "250m".into()), ("memory".into(), "512Mi".into())]),
                 limits: BTreeMap::new(),
                 probe_port: 2383,
+                measure_data: false,
                 order: OrderSpec {
                     sequence: 4,
                     run: RunSpec::Run,
@@ -60,6 +61,7 @@ pub(crate) fn member() -> EtcdMember {
             count_clients: Vec::new(),
             count_own: Vec::new(),
             preflight: None,
+            evicted: None,
         },
     );
     member.metadata.namespace = Some("etcd-system".into());

@@ -59,6 +59,9 @@ pub struct EtcdMemberSpec {
     /// Checks to be made on the node before anything is changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightSpec>,
+    /// When a learner of this node was evicted last, RFC 3339; cleared once a member of it votes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicted: Option<String>,
 }
 
 /// What an EtcdMember stands for.
@@ -107,6 +110,9 @@ pub struct Seat {
     pub limits: BTreeMap<String, String>,
     /// Loopback port of the keeper's probes.
     pub probe_port: u16,
+    /// Report the size of the member's data. Only set while it is a learner that is behind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measure_data: bool,
     /// The keeper's order.
     pub order: OrderSpec,
 }
@@ -261,6 +267,18 @@ pub struct EtcdMemberStatus {
     /// Outcome of the preflight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightStatus>,
+    /// Size of the member's data, while spec.seat.measureData asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSize>,
+}
+
+/// How much a member has on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct DataSize {
+    /// Whose data, `<node>-<generation>`: what was said of an earlier member of the node says nothing of this one.
+    pub member: String,
+    /// MiB of file contents, rounded down so that not every byte is a write; a snapshot that is being received counts.
+    pub mib: i64,
 }
 
 /// CSRs, PEM.

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, leader, members, preflight, remove, structure};
+use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, structure};
 use crate::clock;
 
 /// What became of a step.
@@ -41,6 +41,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::WithdrawBootDrain => remove::withdraw(context, view).await.map(done),
         Step::TombstoneBoot => remove::tombstone(context, view).await.map(done),
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
+        Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
     }
 }
@@ -116,6 +117,7 @@ pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> 
         requests: resources.requests,
         limits: resources.limits,
         probe_port: members::PROBE_PORT,
+        measure_data: false,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,
@@ -158,6 +160,7 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
         if let Some(seat) = &mut spec.seat {
             seat.order.sequence += 1;
             seat.order.run = RunSpec::Stop;
+            seat.measure_data = false;
         }
     })
     .await

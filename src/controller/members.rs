@@ -83,6 +83,7 @@ pub(crate) fn blank(cluster: &str, node: &str, role: Role, lineage: i64) -> Etcd
         count_clients: Vec::new(),
         count_own: Vec::new(),
         preflight: None,
+        evicted: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
-use etcd_operator_plan::{Gate, RemoteClient, Step};
+use etcd_operator_plan::{Gate, Progress, RemoteClient, Step};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pki::Ca;
@@ -27,6 +27,8 @@ pub(crate) struct Memory {
     pub(crate) lags: HashMap<u64, Vec<(u64, u64)>>,
     /// Since when each member has answered without a break (ms).
     pub(crate) healthy_since: HashMap<u64, u64>,
+    /// How each learner gets on.
+    pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
     /// The preflight under way: its ID, and when it was asked for (ms).
@@ -60,6 +62,7 @@ impl Memory {
             nodes: None,
             lags: HashMap::new(),
             healthy_since: HashMap::new(),
+            progress: HashMap::new(),
             gate: None,
             preflight: None,
             preflight_failed: None,

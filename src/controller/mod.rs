@@ -11,6 +11,7 @@ mod memory;
 mod observe;
 mod pass;
 mod preflight;
+mod progress;
 mod remove;
 mod status;
 mod structure;
@@ -55,6 +56,8 @@ pub struct ControllerArgs {
     pub default_repository: String,
     /// Times of the Lease.
     pub lease: LeaseTimes,
+    /// How long a learner that is behind may make no progress before it is evicted.
+    pub learner_patience: Duration,
 }
 
 /// Why the controller stopped, or a pass failed.

@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 
 use super::etcd::{self, Reading};
 use super::memory::Memory;
-use super::{Context, ControllerError, api_error, members, preflight};
+use super::{Context, ControllerError, api_error, members, preflight, progress};
 use crate::clock;
 use crate::pki::Ca;
 
@@ -250,7 +250,7 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
 }
 
 /// The view as the planner takes it.
-pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
+pub(crate) fn observed(view: &View, memory: &Memory, patience_ms: u64) -> plan::Observed {
     let spec = &view.cluster.spec;
     let hosted = spec.self_hosted.clone().unwrap_or_default();
     plan::Observed {
@@ -279,6 +279,7 @@ pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
             _ => plan::Gate::NotChecked,
         },
         preflight: preflight::evaluate(view, memory),
+        learner_patience_ms: patience_ms,
     }
 }
 
@@ -301,6 +302,7 @@ fn node(view: &View, node: &Node) -> plan::Node {
         cordoned: node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
         readiness: readiness(node),
         agent: if fresh { plan::AgentView::Fresh } else { plan::AgentView::Silent },
+        evicted_ms: view.member_of(&name).and_then(progress::evicted_ms),
         name: plan::NodeName(name),
     }
 }

@@ -8,7 +8,7 @@ use etcd_operator_plan::{ClientCounts, Observed, Plan, Step, WaitFor};
 use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::{View, endpoints, observe, observed};
-use super::{Context, ControllerError, act, endpoints as published, etcd, preflight, status, structure};
+use super::{Context, ControllerError, act, endpoints as published, etcd, preflight, progress, status, structure};
 use crate::clock;
 
 /// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
@@ -21,11 +21,15 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
-    if !view.cluster.spec.paused && structure::ensure(context, &view, memory).await? > 0 {
+    let patience_ms = u64::try_from(context.args.learner_patience.as_millis()).unwrap_or(u64::MAX);
+    progress::note(&view, memory, patience_ms);
+    if !view.cluster.spec.paused
+        && (structure::ensure(context, &view, memory).await? > 0 || progress::ensure(context, &view, memory).await? > 0)
+    {
         return Ok(Some(AFTER_STEP));
     }
     structure::note_signal(&view, memory);
-    let seen = observed(&view, memory);
+    let seen = observed(&view, memory, patience_ms);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
     tell_clients(&seen, &plan, memory);

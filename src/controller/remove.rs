@@ -218,7 +218,7 @@ pub(crate) async fn member(
     let Some(object) = view.member_of(&node.0) else { return Err(ControllerError::Object(format!("{node} has no EtcdMember"))) };
     // A learner serves no writes, and one that doesn't answer serves nothing: there is nothing to drain.
     if is_learner || !answers {
-        return remove_listed(view, memory, id).await;
+        return listed(view, memory, id).await;
     }
     let leaving = leaving(view, memory, id).await?;
     let watch = leaving.client.hold_watch().await;
@@ -260,7 +260,8 @@ pub(crate) async fn member(
     removed
 }
 
-async fn remove_listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<Outcome, ControllerError> {
+/// MemberRemove of a member that serves nobody.
+pub(crate) async fn listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let url =
         reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());

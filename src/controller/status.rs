@@ -12,7 +12,7 @@ use super::endpoints::ready_voters;
 use super::etcd::is_distrust;
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members};
+use super::{Context, ControllerError, api_error, members, progress};
 use crate::clock;
 
 /// The status that belongs to what was seen and planned.
@@ -121,6 +121,7 @@ fn step_words(seen: &Observed, step: &Step) -> String {
         Step::WithdrawBootDrain => "taking back an order to stop boot".into(),
         Step::TombstoneBoot => "putting boot's manifest away".into(),
         Step::RemoveMember { node, .. } => format!("removing the member on {node}"),
+        Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
     }
 }
@@ -199,7 +200,8 @@ fn learners(view: &View, seen: &Observed) -> String {
             }
             _ => String::new(),
         };
-        format!("{}{behind}{said}", s.node)
+        let still = progress::stands_still(seen, s);
+        format!("{}{behind}{still}{said}", s.node)
     };
     seen.seats.iter().filter(is_learner).map(words).collect::<Vec<_>>().join("; ")
 }
@@ -242,7 +244,10 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
     if pivot.preflight_id.is_none() && seen.preflight == Preflight::Passed {
         pivot.preflight_id = memory.preflight.as_ref().map(|(id, _)| id.clone());
     }
-    if pivot.listening_since.is_none() {
+    if matches!(plan, Plan::Do(Step::Evict { .. })) {
+        // Whoever takes its place has not been listening.
+        pivot.listening_since = None;
+    } else if pivot.listening_since.is_none() {
         pivot.listening_since = memory.listening_since.map(clock::rfc3339);
     }
     let snapshot = view.boot_member().and_then(|b| Some((b, b.status.as_ref()?.boot.as_ref()?.snapshot.as_ref()?)));
@@ -263,8 +268,11 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::RunPreflight) | Plan::Wait { what: WaitFor::PreflightChecks, .. } => "Preflight",
         Plan::Do(Step::SnapshotBoot) | Plan::Wait { what: WaitFor::BootSnapshot, .. } => "Snapshot",
         Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared | WaitFor::Agents, .. } => "Preparing",
-        Plan::Do(Step::RemoveMember { .. } | Step::Unseat { .. }) => "Aborting",
-        Plan::Do(Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. })
+        Plan::Do(Step::Unseat { .. }) if aborting => "Aborting",
+        Plan::Do(Step::RemoveMember { .. }) => "Aborting",
+        Plan::Do(
+            Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
+        )
         | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => {
             if is_out(seen) { "Complete" } else { "Joining" }
         }
@@ -468,8 +476,9 @@ async fn replace(context: &Context, object: EtcdCluster) -> Result<EtcdCluster, 
 
 /// An Event per membership step.
 pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step: &Step, error: Option<&ControllerError>) {
+    let usual = if matches!(step, Step::Evict { .. }) { EventType::Warning } else { EventType::Normal };
     let (type_, note) = match error {
-        None => (EventType::Normal, step_words(seen, step)),
+        None => (usual, step_words(seen, step)),
         Some(error) => (EventType::Warning, format!("{}: {error}", step_words(seen, step))),
     };
     let reason = match step {
@@ -478,6 +487,7 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         Step::MoveLeader { .. } => "MoveLeader",
         Step::RemoveBoot { .. } => "RemoveBoot",
         Step::RemoveMember { .. } => "RemoveMember",
+        Step::Evict { .. } => "EvictLearner",
         _ => return,
     };
     publish(context, &view.cluster, type_, reason.into(), note).await;

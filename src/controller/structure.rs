@@ -216,6 +216,7 @@ pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
         peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
+        no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

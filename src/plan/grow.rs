@@ -4,7 +4,7 @@ use crate::quorum::{is_healthy, may_promote};
 use crate::{AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, seats};
 
 /// Entries that a learner may lag behind the leader's commit index and still count as caught up. At 2,000 writes/s this is 50 ms.
-pub(crate) const CAUGHT_UP_ENTRIES: u64 = 100;
+pub const CAUGHT_UP_ENTRIES: u64 = 100;
 
 /// When a learner that has caught up may become a voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

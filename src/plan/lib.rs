@@ -3,22 +3,27 @@
 //! [`plan`] is the same function in the controller, in the simulator and in the model checker. Time comes in as data
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
-//! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; the
-//! quorum arithmetic in `quorum.rs`.
+//! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
+//! learner up in `evict.rs`; the quorum arithmetic in `quorum.rs`.
 
+mod evict;
 mod grow;
 mod observed;
 mod outcome;
 mod pivot;
+mod progress;
 mod quorum;
 mod seats;
 mod shrink;
 
+pub use evict::DATA_IS_GONE;
+pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperView, MemberId,
     Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
+pub use progress::{Progress, Sample};
 pub use quorum::{Tolerance, quorum_of};
 
 /// The one next step. Priority: safety of what is in flight, then the pivot, then shrinking, then growing.
@@ -50,6 +55,9 @@ pub fn plan(o: &Observed) -> Plan {
 /// What is wanted after the pivot: the right number of members. Replacement and roll-outs will stand before growth here.
 fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = shrink::plan(o, members) {
+        return plan;
+    }
+    if let Some(plan) = evict::plan(o, members) {
         return plan;
     }
     if let Some(plan) = grow::refused_member(o) {

@@ -47,6 +47,8 @@ pub struct Observed {
     pub gate: Gate,
     /// Checks on the nodes before anything is changed.
     pub preflight: Preflight,
+    /// How long a learner that is behind may make no progress before it is evicted, ms.
+    pub learner_patience_ms: u64,
 }
 
 /// What is wanted.
@@ -79,6 +81,8 @@ pub struct Node {
     pub cordoned: bool,
     /// Whether its agent answered lately.
     pub agent: AgentView,
+    /// When a learner of this node was evicted last, ms; forgotten once a member of it votes.
+    pub evicted_ms: Option<u64>,
 }
 
 /// The Ready condition of a node.
@@ -116,6 +120,8 @@ pub struct Seat {
     pub keeper: KeeperView,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
+    /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.
+    pub no_progress_since_ms: Option<u64>,
 }
 
 /// What a keeper says.

@@ -97,7 +97,14 @@ pub enum Step {
         /// Its ID.
         member: MemberId,
     },
-    /// Take the seat from a node whose member is not listed (abort, or more seats than `size`).
+    /// Remove a learner of ours that makes no progress or whose data is gone; remembered, so that another node is tried first.
+    Evict {
+        /// Whose seat.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+    },
+    /// Take the seat from a node whose member is not listed (abort, more seats than `size`, or its member was removed).
     Unseat {
         /// Whose seat.
         node: NodeName,
@@ -135,6 +142,7 @@ impl Step {
             | Self::Promote { .. }
             | Self::MoveLeader { .. }
             | Self::RemoveBoot { .. }
+            | Self::Evict { .. }
             | Self::RemoveMember { .. } => true,
         }
     }

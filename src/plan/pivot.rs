@@ -46,6 +46,9 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = tried_too_often(o, members) {
         return plan;
     }
+    if let Some(plan) = crate::evict::plan(o, members) {
+        return plan;
+    }
     // If boot stays, there is no moment of two voters to keep short.
     let promotion =
         if one_for_one(o) && !o.spec.skip_boot_removal { grow::Promotion::ByThePivot } else { grow::Promotion::WhenCaughtUp };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, grow};
+use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, evict, grow};
 
 /// Gives seats until there are `size` of them, or says why that cannot be done. `None` = there are enough.
 pub(crate) fn assign(o: &Observed) -> Option<Plan> {
@@ -35,16 +35,17 @@ pub(crate) fn assign(o: &Observed) -> Option<Plan> {
     Some(Plan::Do(Step::AssignSeats { nodes: new }))
 }
 
-/// Takes back, one by one, the seats beyond `size` that have no member yet: without this they would be filled and then be too many.
+/// Takes back, one by one, the seats whose member was removed: its ID is used up, and the next member has a name and an ID of its own, on
+/// whichever node. Then those beyond `size` that have no member yet: without this they would be filled and then be too many.
 pub(crate) fn give_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    if o.seats.len() <= o.spec.size as usize {
-        return None;
-    }
-    let last = o.seats.iter().filter(|s| grow::listed(s, members).is_none()).max_by_key(|s| &s.node)?;
-    Some(Plan::Do(Step::Unseat { node: last.node.clone() }))
+    let unlisted = || o.seats.iter().filter(|s| grow::listed(s, members).is_none());
+    let too_many = o.seats.len() > o.spec.size as usize;
+    let used_up = unlisted().find(|s| s.ordered.is_some());
+    let goes = used_up.or_else(|| unlisted().filter(|_| too_many).max_by_key(|s| &s.node))?;
+    Some(Plan::Do(Step::Unseat { node: goes.node.clone() }))
 }
 
-/// The free node in the least crowded zone; by name where zones are equal.
+/// The free node in the least crowded zone; by name where zones are equal. Where a learner was evicted lately comes last.
 fn best<'a>(o: &'a Observed, taken: &[NodeName]) -> Option<&'a Node> {
     let mut crowd: BTreeMap<&str, usize> = BTreeMap::new();
     for node in o.nodes.iter().filter(|n| taken.contains(&n.name)) {
@@ -53,7 +54,7 @@ fn best<'a>(o: &'a Observed, taken: &[NodeName]) -> Option<&'a Node> {
     o.nodes
         .iter()
         .filter(|n| !taken.contains(&n.name) && !n.cordoned && may_join(n, o))
-        .min_by_key(|n| (crowd.get(n.zone.as_str()).copied().unwrap_or(0), &n.name))
+        .min_by_key(|n| (evict::lately(o, n), crowd.get(n.zone.as_str()).copied().unwrap_or(0), &n.name))
 }
 
 /// NotReady for want of a network does not count during a pivot: the network is an add-on that comes later.

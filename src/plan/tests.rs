@@ -5,6 +5,8 @@
 mod abort;
 #[path = "tables/clients.rs"]
 mod clients;
+#[path = "tables/eviction.rs"]
+mod eviction;
 #[path = "tables/joining.rs"]
 mod joining;
 #[path = "tables/keepers.rs"]
@@ -40,6 +42,8 @@ use crate::{
 
 /// The time of every table; all that is old is older than this.
 const NOW: u64 = 1_000_000;
+/// How long a learner may make no progress.
+const PATIENCE: u64 = 300_000;
 const BOOT: MemberId = MemberId(0xb);
 
 /// The situation just before the first change: boot alone, `nodes` nodes, preflight passed, snapshot taken, no seat.
@@ -67,6 +71,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         clients: ClientCounts::Unknown { missing: "not asked for".into() },
         gate: Gate::NotChecked,
         preflight: Preflight::Passed,
+        learner_patience_ms: PATIENCE,
     }
 }
 
@@ -129,6 +134,7 @@ fn node(n: usize) -> Node {
         readiness: Readiness::Ready,
         cordoned: false,
         agent: AgentView::Fresh,
+        evicted_ms: None,
     }
 }
 
@@ -152,6 +158,7 @@ fn seat(n: usize) -> Seat {
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
         problem: None,
+        no_progress_since_ms: None,
     }
 }
 

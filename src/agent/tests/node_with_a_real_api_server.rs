@@ -40,6 +40,7 @@ fn spec(role: Role) -> EtcdMemberSpec {
         count_clients: Vec::new(),
         count_own: Vec::new(),
         preflight: None,
+        evicted: None,
     }
 }
 
@@ -56,6 +57,7 @@ fn seat() -> Seat {
         requests: [("cpu".to_owned(), "100m".to_owned())].into(),
         limits: [].into(),
         probe_port: 2383,
+        measure_data: false,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,

@@ -56,8 +56,8 @@ fn a_learner_is_told_its_id_then_starts_then_catches_up_then_is_promoted() {
 fn a_learner_whose_keeper_refuses_holds() {
     let mut o = joined(3, 1);
     list(&mut o, 2, learner(EtcdHealth::Unknown));
-    o.seats[1].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "replace it".into() };
-    holds(&o, HoldReason::MemberRefused, "DataLost");
+    o.seats[1].keeper = KeeperView::Refused { reason: "ArchiveFull".into(), message: "make room".into() };
+    holds(&o, HoldReason::MemberRefused, "ArchiveFull");
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn every_reason_is_tested_here_or_left_to_the_shell() {
     let tests = [
         include_str!("start.rs"),
         include_str!("joining.rs"),
+        include_str!("eviction.rs"),
         include_str!("clients.rs"),
         include_str!("removal.rs"),
         include_str!("abort.rs"),

@@ -24,6 +24,8 @@ pub struct Api {
     pub count_at: Option<Ms>,
     /// Per node (by index): the counts that its agent reported last.
     pub counts: Vec<Option<Counted>>,
+    /// Per node (by index): when a learner of it was evicted last.
+    pub evicted: Vec<Option<Ms>>,
 }
 
 /// What one agent counted on its node.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use etcd_operator_plan::MemberId;
+use etcd_operator_plan::{AgentView, MemberId, NodeName, Observed};
 
 use crate::Ms;
-use crate::world::{BOOT, World};
+use crate::world::{BOOT, PATIENCE_MS, World};
 
 /// How old the gate may be at boot's removal, ms: 5 s until the order, the time that a controller waits for the signal, and the 5 s
 /// deadline of MemberRemove.
@@ -39,6 +39,11 @@ pub enum Violation {
         /// Which.
         member: MemberId,
     },
+    /// A learner was evicted that was getting on, or sooner than the patience after it had been.
+    EvictedTooEarly {
+        /// Which.
+        member: MemberId,
+    },
     /// A learner was promoted although a voter that was to remain did not run (design D6, rule 3).
     PromotedBesideDeadVoter,
 }
@@ -66,6 +71,8 @@ pub struct Trace {
     pub faults: u64,
     /// When the gate was passed, and with which members listed.
     pub gates: Vec<(Ms, Vec<MemberId>)>,
+    /// How far each learner has got, and since when: what an eviction is judged by.
+    pub grown: BTreeMap<MemberId, (u64, Ms)>,
     /// When each member's hash was taken last.
     pub hashed: BTreeMap<MemberId, Ms>,
     /// Whether nobody reads the story: the model checker tells it anew from the path.
@@ -113,6 +120,15 @@ pub fn acked_writes_present(world: &mut World) {
 
 pub(crate) fn each_tick(world: &mut World, _tick: Ms) {
     let learners = world.raft.config.iter().filter(|m| m.learner).count();
+    let (now, raft) = (world.now, &world.raft);
+    world.trace.grown.retain(|id, _| raft.listed(*id).is_some_and(|m| m.learner));
+    for member in raft.config.iter().filter(|m| m.learner) {
+        let has = raft.processes.get(&member.id).map_or(0, |p| p.log.last_index());
+        let (most, at) = world.trace.grown.entry(member.id).or_insert((has, now));
+        if has > *most {
+            (*most, *at) = (has, now);
+        }
+    }
     if learners > 1 && !world.trace.violations.contains(&Violation::SecondChangeInFlight) {
         world.trace.violations.push(Violation::SecondChangeInFlight);
     }
@@ -134,6 +150,16 @@ pub(crate) fn before(world: &World, faults_seen: u64) -> Before {
 pub(crate) fn at_promotion(world: &mut World, before: &Before) {
     if before.fair && world.our_voters().iter().any(|id| !world.raft.runs(*id)) {
         world.trace.violations.push(Violation::PromotedBesideDeadVoter);
+    }
+}
+
+/// A learner goes only if its data has not grown for the patience, as far as its node's agent could tell. What it got after the
+/// controller looked is not held against it.
+pub(crate) fn at_eviction(world: &mut World, seen: &Observed, node: &NodeName, member: MemberId) {
+    let answers = seen.nodes.iter().any(|n| n.name == *node && n.agent == AgentView::Fresh);
+    let grown = world.trace.grown.get(&member).map(|(_, at)| *at).filter(|at| *at <= seen.now_ms);
+    if answers && grown.is_some_and(|at| seen.now_ms - at < PATIENCE_MS) {
+        world.trace.violations.push(Violation::EvictedTooEarly { member });
     }
 }
 

@@ -5,7 +5,7 @@ use etcd_operator_plan::{HoldReason, Observed, Plan, Readiness, Step};
 use crate::execute::{Interrupt, execute, go_on};
 use crate::nodes::{power_cut, power_on};
 use crate::observe::{Controller, Observation, Sight, observe};
-use crate::world::{Setup, TICK_MS, World};
+use crate::world::{Setup, TICK_MS, World, peer_url};
 use crate::{Ms, boot};
 
 /// A planner: the real one, or a wrong one for the red cases.
@@ -94,6 +94,10 @@ pub enum Fault {
     Cordon(usize),
     /// A node becomes NotReady.
     NotReady(usize),
+    /// A node's link to the others carries nothing that a learner needs.
+    Starve(usize),
+    /// It does again.
+    Feed(usize),
 }
 
 /// An edit of the spec.
@@ -264,6 +268,12 @@ impl Run {
                 node.cordoned = !node.cordoned;
             }
             Fault::NotReady(node) => world.nodes[node.min(last)].readiness = Readiness::NotReady,
+            Fault::Starve(node) => {
+                world.raft.slow.insert(peer_url(node.min(last)), 0);
+            }
+            Fault::Feed(node) => {
+                world.raft.slow.remove(&peer_url(node.min(last)));
+            }
         }
     }
 
@@ -301,6 +311,7 @@ impl Run {
             node.cordoned = false;
             node.readiness = Readiness::Ready;
         }
+        self.world.raft.slow.clear();
         self.paused = [None, None];
         self.at_signal = None;
         self.asleep_until = 0;

@@ -134,6 +134,10 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             world.raft.promote(now, *member).map_err(Failure::Etcd)?;
             checks::at_promotion(world, &before);
             checks::after(world, &before, "Promote", None);
+            // As the controller's next look does.
+            if let Some(node) = (0..world.nodes.len()).find(|n| world.member_on(*n) == Some(*member)) {
+                world.api.evicted[node] = None;
+            }
         }
         Step::CheckGate => check_gate(world, controller),
         Step::MoveLeader { from, to } => world.raft.move_leader(*from, *to).map_err(Failure::Etcd)?,
@@ -163,6 +167,17 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let before = checks::before(world, seen.faults_seen);
             world.raft.remove(now, *member).map_err(Failure::Etcd)?;
             checks::after(world, &before, "RemoveMember", Some(*member));
+        }
+        Step::Evict { node, member } => {
+            if !world.raft.listed(*member).is_some_and(|m| m.learner) {
+                return Err(Failure::Etcd(Refusal::NotFound));
+            }
+            let position = index(world, node)?;
+            world.api.evicted[position] = Some(now);
+            let before = checks::before(world, seen.faults_seen);
+            checks::at_eviction(world, &seen.observed, node, *member);
+            world.raft.remove(now, *member).map_err(Failure::Etcd)?;
+            checks::after(world, &before, "Evict", Some(*member));
         }
         Step::Unseat { node } => {
             let node = index(world, node)?;

@@ -14,10 +14,13 @@ use stateright::{Model, Property};
 use crate::raft::Life;
 use crate::rest::rests_rightly;
 use crate::shape::shape;
+use crate::world::{PATIENCE_MS, peer_url};
 use crate::{Edit, Event, Fault, Interrupt, Ms, Planner, Rest, Run, Setup, Sight};
 
 /// How long a node is without power, and an agent away, ms.
 const AWAY_MS: Ms = 4_000;
+/// How long a learner's link is dead: it is evicted in that time.
+const STARVES_MS: Ms = PATIENCE_MS + 3_000;
 /// How long an answer must stay the same to be a rest, ms.
 const REST_MS: Ms = 12_000;
 /// So many equal answers are a rest.
@@ -89,7 +92,7 @@ enum Answer {
 }
 
 /// All kinds of steps.
-pub const STEPS: [&str; 14] = [
+pub const STEPS: [&str; 15] = [
     "RunPreflight",
     "SnapshotBoot",
     "AssignSeats",
@@ -103,6 +106,7 @@ pub const STEPS: [&str; 14] = [
     "WithdrawBootDrain",
     "TombstoneBoot",
     "RemoveMember",
+    "Evict",
     "Unseat",
 ];
 
@@ -273,11 +277,12 @@ fn step(state: &State, action: &Action) -> State {
         Action::Fault(fault) => {
             next.run.happen(&Event::Fault(*fault));
             let back = match fault {
-                Fault::PowerCut(node) => Some(Fault::PowerOn(*node)),
-                Fault::AgentDies(node) => Some(Fault::AgentBack(*node)),
+                Fault::PowerCut(node) => Some((now + AWAY_MS, Fault::PowerOn(*node))),
+                Fault::AgentDies(node) => Some((now + AWAY_MS, Fault::AgentBack(*node))),
+                Fault::Starve(node) => Some((now + STARVES_MS, Fault::Feed(*node))),
                 _ => None,
             };
-            next.heals.extend(back.map(|b| (now + AWAY_MS, b)));
+            next.heals.extend(back);
         }
         Action::Edit(edit) => next.run.happen(&Event::Edit(*edit)),
     }
@@ -365,6 +370,12 @@ impl Model for Pivot {
         for node in 0..state.run.world.nodes.len() {
             actions.extend([Fault::PowerCut(node), Fault::KillEtcd(node), Fault::AgentDies(node)].map(Action::Fault));
         }
+        // Only a learner minds.
+        let raft = &state.run.world.raft;
+        let learns = |url: &str| raft.config.iter().any(|m| m.learner && m.peer_url == url);
+        let starved =
+            (0..state.run.world.nodes.len()).filter(|n| learns(&peer_url(*n)) && !raft.slow.contains_key(&peer_url(*n)));
+        actions.extend(starved.map(|n| Action::Fault(Fault::Starve(n))));
         actions.extend([Edit::Hold, Edit::Abort, Edit::Skip].map(Action::Edit));
         let size = state.run.world.api.spec.size;
         actions.extend([1, 2, 3].into_iter().filter(|s| *s != size).map(|s| Action::Edit(Edit::Size(s))));
@@ -380,7 +391,7 @@ impl Model for Pivot {
             Property::<Self>::always(RESTS, |m: &Self, s: &State| closes(s, &m.good).is_ok()),
             Property::<Self>::sometimes("boot is removed", |_, s: &State| s.run.world.trace.boot_removals == 1),
         ];
-        all.extend(reached!(Step, STEPS, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13));
+        all.extend(reached!(Step, STEPS, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14));
         all.extend(reached!(Hold, HOLDS, 0, 1, 2, 3, 4, 5));
         all
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
     AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, MemberId, Node, NodeName, Observed, Preflight,
-    RemoteClient, Seat,
+    Progress, RemoteClient, Sample, Seat,
 };
 
 use crate::api::{Api, SeatObject};
 use crate::boot::BootHost;
 use crate::execute::Doing;
 use crate::raft::{Life, Listed};
-use crate::world::{BOOT, World, peer_url};
+use crate::world::{BOOT, PATIENCE_MS, World, peer_url};
 
 /// A controller's memory: gone when it crashes.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,7 @@ pub struct Controller {
     /// A removal that it is carrying out.
     pub(crate) doing: Option<Doing>,
     pub(crate) lags: BTreeMap<MemberId, u64>,
+    pub(crate) progress: BTreeMap<MemberId, Progress>,
     pub(crate) cache: Option<Api>,
 }
 
@@ -31,7 +32,14 @@ impl Controller {
     /// One that has just started.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, gate: (Gate::NotChecked, Vec::new()), doing: None, lags: BTreeMap::new(), cache: None }
+        Self {
+            name,
+            gate: (Gate::NotChecked, Vec::new()),
+            doing: None,
+            lags: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            cache: None,
+        }
     }
 
     /// It dies, and another begins: its open stream on boot is closed.
@@ -74,19 +82,21 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
     }
     let api = controller.cache.clone()?;
     let etcd = etcd(world, controller, sight);
+    note_progress(world, controller, &etcd);
     let seats: Vec<&SeatObject> = sorted(&api.seats);
     let ids: Vec<MemberId> = world.raft.config.iter().map(|m| m.id).collect();
     let gate = if controller.gate.1 == ids { controller.gate.0.clone() } else { Gate::NotChecked };
     let observed = Observed {
         now_ms: world.now,
         spec: api.spec.clone(),
-        nodes: world.nodes.iter().map(node).collect(),
-        seats: seats.iter().map(|s| seat(world, s)).collect(),
+        nodes: world.nodes.iter().zip(&api.evicted).map(|(n, evicted)| node(n, *evicted)).collect(),
+        seats: seats.iter().map(|s| seat(world, controller, s)).collect(),
         boot: boot(world, &api),
         etcd,
         clients: clients(world, &api, &seats),
         gate,
         preflight: preflight(world, &api),
+        learner_patience_ms: PATIENCE_MS,
     };
     Some(Observation { observed, version: api.version, faults_seen: world.trace.faults })
 }
@@ -97,17 +107,18 @@ fn sorted(seats: &[SeatObject]) -> Vec<&SeatObject> {
     seats
 }
 
-fn node(node: &crate::nodes::Node) -> Node {
+fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>) -> Node {
     Node {
         name: NodeName(node.name.clone()),
         zone: String::new(),
         readiness: node.readiness,
         cordoned: node.cordoned,
         agent: if node.agent_answers() { AgentView::Fresh } else { AgentView::Silent },
+        evicted_ms,
     }
 }
 
-fn seat(world: &World, seat: &SeatObject) -> Seat {
+fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
     let name = &world.nodes[seat.node].name;
     Seat {
         node: NodeName(name.clone()),
@@ -116,6 +127,7 @@ fn seat(world: &World, seat: &SeatObject) -> Seat {
         ordered: seat.ordered,
         keeper: seat.keeper.clone(),
         problem: None,
+        no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
     }
 }
 
@@ -150,8 +162,31 @@ fn etcd(world: &World, controller: &mut Controller, sight: &Sight) -> Etcd {
     Etcd::Known { cluster: ClusterId(7), members: members.collect() }
 }
 
+/// How the learners get on: their data's size by the node's agent, what they have applied by themselves.
+fn note_progress(world: &World, controller: &mut Controller, etcd: &Etcd) {
+    let Etcd::Known { members, .. } = etcd else { return };
+    let learner = |id: &MemberId| members.iter().any(|m| m.id == *id && m.is_learner);
+    controller.progress.retain(|id, _| learner(id));
+    for member in members.iter().filter(|m| m.is_learner) {
+        let has = world.raft.processes.get(&member.id).map(|p| p.log.last_index());
+        let agent = (0..world.nodes.len()).any(|n| world.member_on(n) == Some(member.id) && world.nodes[n].agent_answers());
+        let lag = match member.health {
+            EtcdHealth::Healthy { lag: (now, _), .. } => Some(now),
+            EtcdHealth::Unhealthy | EtcdHealth::Unknown => None,
+        };
+        let sample = Sample { size: has.filter(|_| agent), applied: lag.and(has), lag };
+        controller
+            .progress
+            .entry(member.id)
+            .and_modify(|p| p.note(world.now, sample, PATIENCE_MS))
+            .or_insert_with(|| Progress::begin(world.now, sample));
+    }
+}
+
 fn health(world: &World, listed: &Listed, before: &BTreeMap<MemberId, u64>) -> EtcdHealth {
     match world.raft.processes.get(&listed.id).map(|p| p.life) {
+        // It has not published itself, and serves nobody.
+        Some(Life::Up { .. }) if listed.name.is_empty() => EtcdHealth::Unknown,
         Some(Life::Up { .. }) => EtcdHealth::Healthy {
             is_leader: world.raft.leader == Some(listed.id),
             lag: (world.raft.lag(listed.id), before.get(&listed.id).copied()),

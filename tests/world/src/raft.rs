@@ -2,7 +2,8 @@
 //! before a membership change. A change commits with a quorum of the configuration before it (raft's simple change); what it does to
 //! the configuration after it is for the checks in `checks.rs` to judge.
 //!
-//! Left out: partitions. All living members of one cluster reach each other; what a controller cannot see is `observe.rs`'s matter.
+//! Left out: partitions of voters. All living voters of one cluster reach each other; what a controller cannot see is `observe.rs`'s matter.
+//! A learner may be on a slow or dead link.
 
 use std::collections::BTreeMap;
 
@@ -91,6 +92,8 @@ pub struct Raft {
     pub commit: u64,
     /// Names that members publish when they start; others get one of their peer URL.
     pub names: BTreeMap<MemberId, String>,
+    /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
+    pub slow: BTreeMap<String, u64>,
     /// `--max-learners`, the same everywhere.
     pub max_learners: usize,
     pub(crate) term: u64,
@@ -110,6 +113,7 @@ impl Raft {
             leader: Some(boot),
             commit: entries,
             names: BTreeMap::new(),
+            slow: BTreeMap::new(),
             max_learners: 9,
             term: 1,
             leaderless_since: 0,
@@ -172,7 +176,7 @@ impl Raft {
             self.leaderless_since = now;
         }
         let elected = self.leader.is_none() && now.saturating_sub(self.leaderless_since) >= ELECTION_MS && self.elect();
-        self.follow(ms.saturating_mul(LEARNER_ENTRIES_PER_MS));
+        self.follow(ms);
         self.publish_names();
         elected
     }
@@ -201,13 +205,17 @@ impl Raft {
         self.follow(0);
     }
 
-    /// Voters follow at once; learners by their budget, unless they have caught up.
-    fn follow(&mut self, budget: u64) {
+    /// Voters follow at once; learners by what their link carries in so many ms, unless they have caught up.
+    fn follow(&mut self, ms: Ms) {
         let Some(leader) = self.leader.and_then(|l| self.processes.get(&l)).map(|p| p.log.clone()) else { return };
         for member in &self.config {
             let Some(process) = self.processes.get_mut(&member.id).filter(|p| p.life != Life::Down) else { continue };
             let behind = leader.last_index().saturating_sub(leader.agrees_up_to(&process.log));
-            let budget = if member.learner && behind > LEARNER_ENTRIES_PER_MS { budget } else { u64::MAX };
+            let budget = match self.slow.get(&member.peer_url).filter(|_| member.learner) {
+                Some(per_second) => per_second * ms / 1_000,
+                None if member.learner && behind > LEARNER_ENTRIES_PER_MS => ms.saturating_mul(LEARNER_ENTRIES_PER_MS),
+                None => u64::MAX,
+            };
             process.log.follow(&leader, budget);
         }
         self.advance_commit(&leader);
@@ -230,8 +238,10 @@ impl Raft {
         if !self.works() {
             return;
         }
-        let running: Vec<MemberId> = self.config.iter().map(|m| m.id).filter(|id| self.runs(*id)).collect();
-        for member in self.config.iter_mut().filter(|m| m.name.is_empty() && running.contains(&m.id)) {
+        // A learner serves nobody before it has the data; on a link of full speed that is soon enough not to matter here.
+        let starves = |m: &Listed| self.slow.contains_key(&m.peer_url) && m.learner && self.lag(m.id) > 0;
+        let ready: Vec<MemberId> = self.config.iter().filter(|m| self.runs(m.id) && !starves(m)).map(|m| m.id).collect();
+        for member in self.config.iter_mut().filter(|m| m.name.is_empty() && ready.contains(&m.id)) {
             member.name = self.names.get(&member.id).cloned().unwrap_or_else(|| format!("{}-1", member.peer_url));
         }
     }

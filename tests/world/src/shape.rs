@@ -8,7 +8,7 @@ use etcd_operator_plan::Gate;
 use crate::api::Api;
 use crate::clients::ApiServer;
 use crate::raft::{Life, Raft};
-use crate::world::World;
+use crate::world::{PATIENCE_MS, World};
 use crate::{Controller, Ms, Run};
 
 /// gRPC's longest backoff with its jitter, and the planner's 145 s.
@@ -88,13 +88,17 @@ impl<H: Hasher> Shape<'_, H> {
         }
         let trace = &world.trace;
         self.put(&(trace.violations.len(), trace.boot_removals, trace.signals.min(3)));
+        for (id, (_, at)) in &trace.grown {
+            self.put(id);
+            self.age(*at, PATIENCE_MS);
+        }
         let gate = trace.gates.last();
         self.put(&gate.map(|(_, ids)| ids));
         self.maybe(gate.map(|(at, _)| *at), 30_000);
     }
 
     fn raft(&mut self, raft: &Raft) {
-        self.put(&(&raft.config, raft.leader, raft.next_id, raft.max_learners));
+        self.put(&(&raft.config, raft.leader, raft.next_id, raft.max_learners, &raft.slow));
         self.age(raft.changed_at, 6_000);
         if raft.leader.is_none() {
             self.age(raft.leaderless_since, 2_000);
@@ -135,6 +139,9 @@ impl<H: Hasher> Shape<'_, H> {
 
     fn api(&mut self, api: &Api) {
         self.put(&api.spec);
+        for evicted in &api.evicted {
+            self.maybe(*evicted, 12 * PATIENCE_MS);
+        }
         for seat in &api.seats {
             self.put(&(seat.node, seat.ordered, &seat.keeper));
             self.age(seat.changed_at, 500);
@@ -170,6 +177,15 @@ impl<H: Hasher> Shape<'_, H> {
             Gate::HashMismatch { .. } => self.put(&(3_u8, ids)),
         }
         self.put(&controller.lags);
+        for (id, progress) in &controller.progress {
+            let has = world.raft.processes.get(id).map_or(0, |p| p.log.last_index());
+            // What was seen already decides whether what comes next is growth, not how much it was.
+            let unseen = |most: Option<u64>| most.map(|most| i128::from(has).saturating_sub(i128::from(most)).min(1));
+            let (size, applied) = progress.most();
+            self.put(&(id, unseen(size), unseen(applied)));
+            self.age(progress.since_ms(), PATIENCE_MS);
+            self.age(progress.seen_ms(), PATIENCE_MS / 4 + 1);
+        }
         self.put(&controller.doing.as_ref().map(|d| (&d.seats, d.faults_seen == world.trace.faults)));
         self.maybe(controller.doing.as_ref().map(|d| d.since), 12_000);
         let is_current = controller.cache.as_ref() == Some(&world.api);

@@ -15,6 +15,8 @@ use crate::{Ms, boot};
 pub const TICK_MS: Ms = 50;
 /// Boot's member ID.
 pub const BOOT: MemberId = MemberId(1);
+/// How long a learner may make no progress, ms: longer than a node is away in a history, and short enough to be played often.
+pub const PATIENCE_MS: Ms = 10_000;
 /// Entries in boot's log when the story begins.
 const SEED_ENTRIES: u64 = 20_000;
 
@@ -92,6 +94,7 @@ impl World {
             preflight_answers: Vec::new(),
             count_at: None,
             counts: vec![None; setup.nodes],
+            evicted: vec![None; setup.nodes],
         };
         let raft = Raft::of_boot(BOOT, &boot_peer_url(setup.boot), SEED_ENTRIES);
         let mut world = Self {

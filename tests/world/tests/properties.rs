@@ -44,6 +44,7 @@ struct Reached {
     elections: Cell<u32>,
     aborted: Cell<u32>,
     held: Cell<u32>,
+    evicted: Cell<u32>,
 }
 
 impl Reached {
@@ -55,18 +56,20 @@ impl Reached {
         add(&self.signalled_in_vain, trace.signals > trace.boot_removals);
         add(&self.elections, trace.elections > 0);
         add(&self.aborted, run.took("RemoveMember") > 0);
+        add(&self.evicted, run.took(": Evict ") > 0);
         add(&self.held, matches!(rest, Rest::Hold(..)));
     }
 
     /// Tells, and with enough cases insists.
     fn tell(&self, name: &str, must: &[(&str, &Cell<u32>)]) {
         println!(
-            "{name}: {} histories: boot removed in {}, signalled in vain in {}, elections in {}, members removed in {}, at rest in a hold {}",
+            "{name}: {} histories: boot removed in {}, signalled in vain in {}, elections in {}, members removed in {}, learners evicted in {}, at rest in a hold {}",
             self.cases.get(),
             self.removed.get(),
             self.signalled_in_vain.get(),
             self.elections.get(),
             self.aborted.get(),
+            self.evicted.get(),
             self.held.get()
         );
         for (what, count) in must {
@@ -96,8 +99,12 @@ fn no_history_breaks_an_invariant_and_every_world_comes_to_rest_once_healed() {
         no_violation(&run.world)
     });
     outcome.unwrap_or_else(|e| panic!("{e}"));
-    let must =
-        [("removal", &reached.removed), ("a drain in vain", &reached.signalled_in_vain), ("an election", &reached.elections)];
+    let must = [
+        ("removal", &reached.removed),
+        ("a drain in vain", &reached.signalled_in_vain),
+        ("an election", &reached.elections),
+        ("an eviction", &reached.evicted),
+    ];
     reached.tell("all mishaps", &must);
 }
 

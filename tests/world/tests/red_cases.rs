@@ -2,7 +2,7 @@
 #![allow(clippy::panic, clippy::expect_used, reason = "a test ends by it")]
 
 use etcd_operator_plan::{Etcd, Gate, Observed, Plan, Preflight, Removal, Step, WaitFor, plan};
-use etcd_operator_world::{BOOT, Event, Fault, Interrupt, Run, Setup, Sight, Violation, World, checks, execute};
+use etcd_operator_world::{BOOT, Event, Fault, Interrupt, Rest, Run, Setup, Sight, Violation, World, checks, execute};
 
 fn drive(planner: fn(&Observed) -> Plan, setup: &Setup, passes: usize) -> World {
     let mut run = Run::new(setup, planner);
@@ -122,6 +122,50 @@ fn not_waiting_for_the_clients_fails_writes() {
 fn a_second_learner_is_flagged() {
     let world = drive(two_learners, &Setup::of(3, 3), 600);
     assert!(world.trace.violations.contains(&Violation::SecondChangeInFlight), "{:?}", world.trace.violations);
+}
+
+/// The real planner, without the patience.
+fn impatient(o: &Observed) -> Plan {
+    plan(&Observed { learner_patience_ms: 0, ..o.clone() })
+}
+
+/// The real planner, with a patience that never ends.
+fn patient(o: &Observed) -> Plan {
+    plan(&Observed { learner_patience_ms: u64::MAX, ..o.clone() })
+}
+
+#[test]
+fn evicting_a_learner_that_gets_on_is_flagged() {
+    let world = drive(impatient, &Setup::of(3, 3), 300);
+    assert!(matches!(world.trace.violations[..], [Violation::EvictedTooEarly { .. }, ..]), "{:?}", world.trace.violations);
+}
+
+#[test]
+fn a_node_on_a_dead_link_holds_nobody_up_where_there_is_another() {
+    for (planner, ends) in [(plan as fn(&Observed) -> Plan, true), (patient, false)] {
+        let mut run = Run::new(&Setup::of(4, 3), planner);
+        run.happen(&Event::Fault(Fault::Starve(1)));
+        let rest = run.settle(6_000);
+        assert_eq!(rest == Rest::Done && !run.world.boot_listed(), ends, "{rest:?}");
+        assert_eq!(run.world.trace.violations, []);
+    }
+}
+
+#[test]
+fn a_node_without_power_holds_nobody_up_where_there_is_another() {
+    for (planner, ends) in [(plan as fn(&Observed) -> Plan, true), (patient, false)] {
+        let mut run = Run::new(&Setup::of(4, 3), planner);
+        for _ in 0..2_000 {
+            run.happen(&Event::Pass { who: 0, sight: Sight::default(), interrupt: Interrupt::None });
+            if run.world.raft.config.iter().any(|m| m.learner) && run.world.raft.voters().count() == 2 {
+                break;
+            }
+        }
+        run.happen(&Event::Fault(Fault::PowerCut(1)));
+        let rest = run.settle(6_000);
+        assert_eq!(rest == Rest::Done && !run.world.boot_listed(), ends, "{rest:?}");
+        assert_eq!(run.world.trace.violations, []);
+    }
 }
 
 /// Drives until the third learner is listed, with `voters` voters, then kills the given nodes for good.

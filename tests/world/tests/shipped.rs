@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use etcd_operator_world::Setup;
 use etcd_operator_world::histories::seed;
 use etcd_operator_world::shipped::{Ending, Tale, When, Who, Wrong, tell};
+use etcd_operator_world::{Ms, Setup};
 
 /// Tales of one group in the sample.
 const SAMPLE: usize = 5;
@@ -152,4 +152,50 @@ fn a_boot_that_advertises_a_name_is_held_and_nothing_is_joined_to_it() {
     let words = "boot's peer URL is https://boot.example:12380; it must be https://<IP>:<port>";
     assert!(ending.story.contains(words) && ending.story.contains("etcdctl member update"), "{}", ending.story);
     assert!(ending.calls.values().flatten().all(|call| !call.starts_with("Member")), "{:?}", ending.calls);
+}
+
+/// What a tale with a slow learner must say of it.
+fn evictions(ending: &Ending) -> Vec<&String> {
+    ending.events.iter().filter(|e| e.starts_with("EvictLearner")).collect()
+}
+
+#[test]
+fn a_learner_on_a_dead_link_is_given_up_for_another_node() {
+    let ending = undisturbed(&Tale { slow: Some((1, 0, Ms::MAX)), ..Tale::of(Setup::of(4, 3)) });
+    assert_eq!(ending.members, ["cp1-1", "cp3-1", "cp4-1"], "{}", ending.story);
+    assert!(matches!(evictions(&ending)[..], [e] if e.contains("cp2") && e.contains("port 2380")), "{:?}", ending.events);
+    assert!((120_000..300_000).contains(&ending.at), "{} ms", ending.at);
+}
+
+#[test]
+fn a_learner_on_the_only_node_that_is_left_is_tried_there_again_under_a_new_name() {
+    for size in [1, 3] {
+        let nodes = size as usize;
+        let node = nodes.min(2) - 1;
+        let ending = undisturbed(&Tale { slow: Some((node, 0, 165_000)), ..Tale::of(Setup::of(nodes, size)) });
+        let wanted: &[&str] = if size == 1 { &["cp1-2"] } else { &["cp1-1", "cp2-2", "cp3-1"] };
+        let members: BTreeSet<&str> = ending.members.iter().map(String::as_str).collect();
+        assert_eq!(members, wanted.iter().copied().collect(), "{}", ending.story);
+        assert_eq!(evictions(&ending).len(), 1, "{:?}", ending.events);
+        assert!(!ending.story.contains("\"evicted\""), "who votes is forgiven: {}", ending.story);
+    }
+}
+
+#[test]
+fn a_learner_whose_data_grows_is_waited_for_however_long_it_takes() {
+    // 120 entries a second, of which 20 are new ones: the 20,000 take 200 s, in which its etcd says nothing.
+    let ending = undisturbed(&Tale { slow: Some((1, 120, Ms::MAX)), ..Tale::of(Setup::of(4, 3)) });
+    assert_eq!(ending.members, ["cp1-1", "cp2-1", "cp3-1"], "{}", ending.story);
+    assert!(evictions(&ending).is_empty() && ending.at > 200_000, "{} ms: {:?}", ending.at, ending.events);
+}
+
+#[test]
+fn the_controller_dies_in_each_call_around_an_eviction() {
+    let base = Tale { slow: Some((1, 0, Ms::MAX)), ..Tale::of(Setup::of(4, 3)) };
+    let reference = undisturbed(&base);
+    let calls = &reference.calls[&Who::Controller(0)];
+    let first = calls.iter().position(|c| c == "MemberRemove").expect("an eviction");
+    let around = first.saturating_sub(3)..first + 12;
+    let tales = deaths(&reference, Who::Controller(0), &base).into_iter().filter(|t| around.contains(&t.call)).collect();
+    play("eviction", tales);
 }

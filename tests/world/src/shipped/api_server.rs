@@ -93,6 +93,17 @@ impl Store {
         lines.join("\n")
     }
 
+    /// What the Events say, in the order in which they were written.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let objects = self.objects();
+        let events = objects.history.iter().filter(|(_, _, key, _)| key.0 == "events");
+        events
+            .map(|(_, _, _, e)| {
+                format!("{} {}", e["reason"].as_str().unwrap_or_default(), e["note"].as_str().unwrap_or_default())
+            })
+            .collect()
+    }
+
     /// How many changes there were to objects other than Leases.
     pub(crate) fn changes(&self) -> usize {
         self.objects().history.iter().filter(|(_, _, key, _)| key.0 != "leases").count()

@@ -17,6 +17,8 @@ use crate::world::{BOOT, World, ip};
 
 /// From the manifest to the keeper's first word, ms.
 const POD_STARTS_MS: Ms = 1_500;
+/// Size of an entry on disk: 20,000 of them are 1.2 GiB, in a file without blocks.
+const ENTRY_BYTES: u64 = 64 << 10;
 /// A keeper that gave its member back to be started again (design D7.5), ms after the signal.
 const GIVE_UP_MS: Ms = 10_000;
 /// Between the removal, as the keeper sees it, and SIGKILL, ms.
@@ -38,6 +40,8 @@ struct KeeperProcess {
     accepted: Option<Order>,
     drain: Option<Draining>,
     written: State,
+    /// Whose data lies there, and its MiB.
+    data: Option<(String, u64)>,
 }
 
 struct Draining {
@@ -196,6 +200,18 @@ impl Disks {
             && let Some(data) = keeper.data
         {
             world.raft.stop(data);
+        }
+        // The data, as far as its size goes: what a learner receives is seen there before its etcd says anything.
+        if let Some(data) = keeper.data.filter(|d| keeper.order == Some(*d)).and_then(|d| world.raft.processes.get(&d)) {
+            let length = data.log.last_index() * ENTRY_BYTES;
+            let db = paths.member(&order.member_name).join("db");
+            if process.data != Some((order.member_name.clone(), length >> 20)) {
+                let made = fs::create_dir_all(paths.member(&order.member_name))
+                    .and_then(|()| fs::File::create(&db))
+                    .and_then(|file| file.set_len(length));
+                debug_assert!(made.is_ok(), "{made:?}");
+                process.data = Some((order.member_name.clone(), length >> 20));
+            }
         }
         drain(process, world, node, &order);
         let state = state(process, world, node, &order);

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::nodes::{power_cut, power_on};
-use crate::world::{Setup, TICK_MS, World, ip};
+use crate::world::{Setup, TICK_MS, World, ip, peer_url};
 use crate::{Ms, Violation, checks};
 use api_server::{Service, Store};
 use calls::Calls;
@@ -79,6 +79,8 @@ pub struct Tale {
     pub two_controllers: bool,
     /// What boot advertises to its peers instead of its node's address.
     pub boot_peer_url: Option<&'static str>,
+    /// A node whose link carries a learner so many entries per second, and until when (ms of the tale).
+    pub slow: Option<(usize, u64, Ms)>,
 }
 
 impl Tale {
@@ -92,6 +94,7 @@ impl Tale {
             wrong: Wrong::Nothing,
             two_controllers: false,
             boot_peer_url: None,
+            slow: None,
         }
     }
 }
@@ -111,10 +114,16 @@ pub struct Ending {
     pub restless: Vec<String>,
     /// The calls of each process's first life, up to the end.
     pub calls: BTreeMap<Who, Vec<String>>,
+    /// What the Events say, in order.
+    pub events: Vec<String>,
+    /// The names of the members, as etcd lists them.
+    pub members: Vec<String>,
     /// The World's story, and the object's last words, for a human.
     pub story: String,
 }
 
+/// The controller's patience with a learner: less than its default, so that a tale is told sooner.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a process that died takes to be started again.
 const RESTART: Duration = Duration::from_secs(3);
 /// Within which a tale must have ended, ms: gRPC's longest backoff, the longest drains in vain, and room.
@@ -168,6 +177,9 @@ impl<'a> Stage<'a> {
         if let (Some(url), Some(boot)) = (tale.boot_peer_url, world.raft.config.first_mut()) {
             url.clone_into(&mut boot.peer_url);
         }
+        if let Some((node, per_second, _)) = tale.slow {
+            world.raft.slow.insert(peer_url(node), per_second);
+        }
         let disks = Disks::new(&world).expect("temporary files");
         let store = Store::new();
         objects(&store, &world, &tale.setup);
@@ -211,6 +223,7 @@ impl<'a> Stage<'a> {
                     api: ClientOptions::default(),
                     default_repository: REPOSITORY.into(),
                     lease: LeaseTimes::default(),
+                    learner_patience: PATIENCE,
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
             }
@@ -232,6 +245,12 @@ impl<'a> Stage<'a> {
         let mut since = None;
         while lock(&self.world).now < began + ENDS_WITHIN_MS {
             self.tick().await;
+            if let Some((node, _, until)) = self.tale.slow {
+                let mut world = lock(&self.world);
+                if world.now >= began.saturating_add(until) {
+                    world.raft.slow.remove(&peer_url(node));
+                }
+            }
             // What an object says may be from before a power cut.
             let now = lock(&self.world).now;
             if !self.is_complete() {
@@ -256,6 +275,8 @@ impl<'a> Stage<'a> {
             failed_writes: world.trace.failed.len(),
             restless,
             calls,
+            events: self.store.notes(),
+            members: world.raft.config.iter().map(|m| m.name.clone()).collect(),
             story: self.story(&world),
         }
     }
