@@ -104,7 +104,7 @@ async fn unstarted_pod(context: &Context, view: &View, member: &EtcdMember) -> R
     if seat.order.run != RunSpec::Wait || view.repository.is_empty() {
         return Ok(0);
     }
-    let Seat { image, labels, annotations, requests, limits, probe_port: _, order: _ } =
+    let Seat { image, labels, annotations, requests, limits, probe_port: _, measure_data: _, order: _ } =
         super::act::new_seat(view, &member.spec.node_name, ip, member.spec.generation);
     let changed = members::change(context, member, |spec| {
         if let Some(seat) = &mut spec.seat {

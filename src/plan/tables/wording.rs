@@ -22,8 +22,8 @@ fn a_member_is_named_by_the_sixteen_hex_digits_that_etcdctl_takes() {
 fn a_hold_names_the_node_that_has_to_be_looked_at() {
     let mut o = joined(3, 1);
     list(&mut o, 2, learner(EtcdHealth::Unknown));
-    o.seats[1].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "its data is gone".into() };
-    holds(&o, HoldReason::MemberRefused, "the keeper on cp2 refuses to start etcd: DataLost: its data is gone");
+    o.seats[1].keeper = KeeperView::Refused { reason: "DataInUse".into(), message: "another etcd has it".into() };
+    holds(&o, HoldReason::MemberRefused, "the keeper on cp2 refuses to start etcd: DataInUse: another etcd has it");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use etcd_operator_bed::{ApiServerEtcd, Bed, Layout, Operator, Options, TestBed, down};
-use etcd_operator_crash::plan::Shared;
+use etcd_operator_crash::plan::{Entry, Role, Shared, Then, When};
 use etcd_operator_witness::{Invariant, Options as WitnessOptions, Verdict, Witness};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -32,7 +32,13 @@ impl Stage {
     /// Three nodes, boot on `cp1`, and an operator that dies or stands still where [`Stage::faults`] says.
     #[must_use]
     pub fn with_crashing_operator() -> Self {
-        let stage = Self::new(&Options { operator: Operator::Crashing, ..Options::default() });
+        Self::with_crashing_operator_on(3)
+    }
+
+    /// The same on this many nodes.
+    #[must_use]
+    pub fn with_crashing_operator_on(nodes: u8) -> Self {
+        let stage = Self::new(&Options { nodes, operator: Operator::Crashing, ..Options::default() });
         stage.faults().clear().unwrap();
         stage
     }
@@ -41,6 +47,20 @@ impl Stage {
     #[must_use]
     pub fn faults(&self) -> Shared {
         Shared::at(self.bed.layout.shared())
+    }
+
+    /// The controller stands still at its next such call; [`Self::until_held`] waits for it, by the number that this returns.
+    #[must_use]
+    pub fn hold_next(&self, when: When, call: &str) -> usize {
+        let number = self.faults().met().unwrap().len();
+        self.faults().plan(&[Entry { role: Role::Controller, call: call.into(), when, then: Then::Hold }]).unwrap();
+        number
+    }
+
+    /// Waits until a process stands still.
+    pub fn until_held(&self, number: usize, what: &str) {
+        self.until(what, Duration::from_secs(300), || self.faults().holds(number));
+        println!("== {what}");
     }
 
     fn new(options: &Options) -> Self {
@@ -284,7 +304,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 16] = [
+const SAMPLED: [&str; 17] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -301,6 +321,7 @@ const SAMPLED: [&str; 16] = [
     "a_controller_that_was_away_for_longer_than_its_lease_does_no_harm",
     "a_pivot_needs_no_network_addon_and_outlives_its_kubelets",
     "a_signalled_boot_comes_back_and_a_buried_one_does_not",
+    "a_starved_learner_is_evicted_and_another_node_takes_its_place",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

@@ -4,23 +4,10 @@
 use std::time::Duration;
 
 use etcd_operator_bed::faults::{self, Process};
-use etcd_operator_crash::plan::{Entry, Role, Then, When};
+use etcd_operator_crash::plan::When;
 use etcd_operator_scenarios::{Stage, assert_unharmed, is_sampled};
 
 const LIMIT: Duration = Duration::from_secs(300);
-
-/// The process that makes this call stands still in it, next time.
-fn hold_next(stage: &Stage, when: When, call: &str) -> usize {
-    let faults = stage.faults();
-    let number = faults.met().unwrap().len();
-    faults.plan(&[Entry { role: Role::Controller, call: call.into(), when, then: Then::Hold }]).unwrap();
-    number
-}
-
-fn until_held(stage: &Stage, number: usize, what: &str) {
-    stage.until(what, LIMIT, || stage.faults().holds(number));
-    println!("== {what}");
-}
 
 fn patch(stage: &Stage, self_hosted: &str) {
     let patch = format!(r#"{{"spec":{{"selfHosted":{self_hosted}}}}}"#);
@@ -49,22 +36,22 @@ fn a_pivot_is_aborted_at_each_phase_and_held_and_ends() {
                 (When::After, "MoveLeader"),
             ];
             for (round, (when, call)) in points.into_iter().enumerate() {
-                let number = hold_next(&stage, when, call);
+                let number = stage.hold_next(when, call);
                 if round == 0 {
                     stage.bed.apply(&stage.etcd_cluster(3)).unwrap();
                 } else {
                     patch(&stage, r#"{"abort":false}"#);
                 }
-                until_held(&stage, number, &format!("aborted {when:?} {call}"));
+                stage.until_held(number, &format!("aborted {when:?} {call}"));
                 patch(&stage, r#"{"abort":true}"#);
                 stage.faults().let_go(number).unwrap();
                 stage.until("it is aborted", LIMIT, || phase(&stage) == "Aborted" && stage.members() == ["boot"]);
             }
 
             // Held at the gate for as long as somebody wants it; then kept for good; then after all not.
-            let number = hold_next(&stage, When::Before, "WriteAndRead");
+            let number = stage.hold_next(When::Before, "WriteAndRead");
             patch(&stage, r#"{"abort":false}"#);
-            until_held(&stage, number, "held before the gate");
+            stage.until_held(number, "held before the gate");
             patch(&stage, r#"{"holdBootRemoval":true}"#);
             stage.faults().let_go(number).unwrap();
             let is_held = || stage.cluster()["status"]["reason"] == "HoldBootRemoval";
@@ -95,9 +82,9 @@ fn a_signalled_boot_comes_back_and_a_buried_one_does_not() {
     let first = boot().expect("boot runs");
 
     // The controller has had boot signalled and says no more: nobody but the kubelet brings it back.
-    let number = hold_next(&stage, When::Before, "MemberRemove");
+    let number = stage.hold_next(When::Before, "MemberRemove");
     let mut pivot = stage.pivot_command(3).spawn().unwrap();
-    until_held(&stage, number, "boot is signalled, not removed");
+    stage.until_held(number, "boot is signalled, not removed");
     stage.until("its kubelet has started it again", LIMIT, || boot().is_some_and(|pid| pid != first) && serves());
     assert!(stage.faults().holds(number), "the controller had no part in it");
     stage.faults().let_go(number).unwrap();
