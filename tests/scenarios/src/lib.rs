@@ -304,7 +304,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 17] = [
+const SAMPLED: [&str; 18] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -322,6 +322,7 @@ const SAMPLED: [&str; 17] = [
     "a_pivot_needs_no_network_addon_and_outlives_its_kubelets",
     "a_signalled_boot_comes_back_and_a_buried_one_does_not",
     "a_starved_learner_is_evicted_and_another_node_takes_its_place",
+    "the_operator_is_upgraded_in_the_middle_of_a_pivot",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.
