@@ -3,10 +3,11 @@
 //! [`plan`] is the same function in the controller, in the simulator and in the model checker. Time comes in as data
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
-//! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; the
-//! quorum arithmetic in `quorum.rs`.
+//! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; keepers after
+//! an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
 mod grow;
+mod hand_over;
 mod observed;
 mod outcome;
 mod pivot;
@@ -15,8 +16,8 @@ mod seats;
 mod shrink;
 
 pub use observed::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperView, MemberId,
-    Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
+    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, KeeperView,
+    MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
 pub use quorum::{Tolerance, quorum_of};
@@ -59,7 +60,7 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
         return plan;
     }
     if members.iter().all(quorum::is_healthy) {
-        return Plan::Done;
+        return hand_over::plan(o, members).unwrap_or(Plan::Done);
     }
     Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS }
 }

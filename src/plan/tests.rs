@@ -5,6 +5,8 @@
 mod abort;
 #[path = "tables/clients.rs"]
 mod clients;
+#[path = "tables/hand_over.rs"]
+mod hand_over;
 #[path = "tables/joining.rs"]
 mod joining;
 #[path = "tables/reasons.rs"]
@@ -15,9 +17,9 @@ mod removal;
 mod start;
 
 use crate::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperView,
-    MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec, Step, Tombstone,
-    WaitFor, plan,
+    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperBinary,
+    KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec,
+    Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -124,6 +126,7 @@ fn seat(n: usize) -> Seat {
         peer_url: url(n),
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
+        binary: KeeperBinary::Unknown,
         problem: None,
     }
 }

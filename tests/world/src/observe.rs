@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, MemberId, Node, NodeName, Observed, Preflight,
-    RemoteClient, Seat,
+    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
+    Observed, Preflight, RemoteClient, Seat,
 };
 
 use crate::api::{Api, SeatObject};
@@ -115,6 +115,8 @@ fn seat(world: &World, seat: &SeatObject) -> Seat {
         peer_url: peer_url(seat.node),
         ordered: seat.ordered,
         keeper: seat.keeper.clone(),
+        // Nobody upgrades the operator here; `shipped/` does.
+        binary: KeeperBinary::Unknown,
         problem: None,
     }
 }

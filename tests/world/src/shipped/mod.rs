@@ -211,6 +211,7 @@ impl<'a> Stage<'a> {
                     api: ClientOptions::default(),
                     default_repository: REPOSITORY.into(),
                     lease: LeaseTimes::default(),
+                    binary: None,
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
             }
