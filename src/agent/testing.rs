@@ -39,6 +39,7 @@ pub(crate) fn member() -> EtcdMember {
                 requests: BTreeMap::from([("cpu".into(), "250m".into()), ("memory".into(), "512Mi".into())]),
                 limits: BTreeMap::new(),
                 probe_port: 2383,
+                keeper: None,
                 order: OrderSpec {
                     sequence: 4,
                     run: RunSpec::Run,

@@ -230,7 +230,7 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
 }
 
 /// The view as the planner takes it.
-pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
+pub(crate) fn observed(view: &View, memory: &Memory, own_binary: Option<&str>) -> plan::Observed {
     let spec = &view.cluster.spec;
     let hosted = spec.self_hosted.clone().unwrap_or_default();
     plan::Observed {
@@ -244,7 +244,7 @@ pub(crate) fn observed(view: &View, memory: &Memory) -> plan::Observed {
             preflight_only: hosted.preflight_only,
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
-        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m)).collect(),
+        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m, own_binary)).collect(),
         boot: super::structure::boot(view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {

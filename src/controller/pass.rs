@@ -25,7 +25,7 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         return Ok(Some(AFTER_STEP));
     }
     structure::note_signal(&view, memory);
-    let seen = observed(&view, memory);
+    let seen = observed(&view, memory, context.args.binary.as_deref());
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
     tell_clients(&seen, &plan, memory);

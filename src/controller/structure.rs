@@ -174,7 +174,7 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
 }
 
 /// A seat, as the planner takes it.
-pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
+pub(crate) fn seat(memory: &Memory, member: &EtcdMember, own_binary: Option<&str>) -> plan::Seat {
     let order = member.spec.seat.as_ref().map(|s| &s.order);
     let ordered = order.and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
     let status = member.status.clone().unwrap_or_default();
@@ -184,6 +184,7 @@ pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
         peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
+        binary: super::hand_over::binary(member, own_binary),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

@@ -56,6 +56,7 @@ fn seat() -> Seat {
         requests: [("cpu".to_owned(), "100m".to_owned())].into(),
         limits: [].into(),
         probe_port: 2383,
+        keeper: None,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,
