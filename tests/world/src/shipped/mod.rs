@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "where the stage cannot be set, a test ends by it")]
 
 mod api_server;
+mod binary;
 mod calls;
 mod disk;
 mod etcd;
@@ -79,6 +80,8 @@ pub struct Tale {
     pub two_controllers: bool,
     /// What boot advertises to its peers instead of its node's address.
     pub boot_peer_url: Option<&'static str>,
+    /// After the pivot the operator is upgraded, its pods one after the other; what goes wrong then goes wrong in the new pods.
+    pub upgrade: bool,
 }
 
 impl Tale {
@@ -92,6 +95,7 @@ impl Tale {
             wrong: Wrong::Nothing,
             two_controllers: false,
             boot_peer_url: None,
+            upgrade: false,
         }
     }
 }
@@ -109,7 +113,11 @@ pub struct Ending {
     pub failed_writes: usize,
     /// Changes of API objects, Leases left out, and membership calls, in the minute after the end.
     pub restless: Vec<String>,
-    /// The calls of each process's first life, up to the end.
+    /// After an upgrade: which node's keepers handed over, in this order, one word per node and spell.
+    pub hand_overs: Vec<Vec<usize>>,
+    /// After an upgrade: etcd processes of ours that are not those from before it.
+    pub etcd_restarts: usize,
+    /// The calls of each process's first life (after an upgrade: as the new version), up to the end.
     pub calls: BTreeMap<Who, Vec<String>>,
     /// The World's story, and the object's last words, for a human.
     pub story: String,
@@ -159,6 +167,8 @@ struct Stage<'a> {
     dead: Vec<(Who, tokio::time::Instant)>,
     power_on_at: Option<tokio::time::Instant>,
     gone_wrong: bool,
+    /// Whose keepers hand over, whenever that changed.
+    hand_overs: Vec<Vec<usize>>,
 }
 
 impl<'a> Stage<'a> {
@@ -172,20 +182,75 @@ impl<'a> Stage<'a> {
         let store = Store::new();
         objects(&store, &world, &tale.setup);
         let world = Arc::new(Mutex::new(world));
-        let mut stage =
-            Self { tale, world, store, disks, processes: Vec::new(), dead: Vec::new(), power_on_at: None, gone_wrong: false };
-        let wrong = match tale.wrong {
-            Wrong::Process(when) => Some((tale.call, when)),
-            // The moment before the call.
-            Wrong::PowerOfAll => Some((tale.call, When::Before)),
-            Wrong::Nothing => None,
+        let mut stage = Self {
+            tale,
+            world,
+            store,
+            disks,
+            processes: Vec::new(),
+            dead: Vec::new(),
+            power_on_at: None,
+            gone_wrong: false,
+            hand_overs: Vec::new(),
         };
-        let controllers = if tale.two_controllers { 2 } else { 1 };
-        let all = (0..controllers).map(Who::Controller).chain((0..tale.setup.nodes).map(Who::Agent));
-        for who in all {
-            stage.start(who, wrong.filter(|_| who == tale.who));
+        for who in stage.everybody() {
+            let wrong = stage.wrong(who).filter(|_| !tale.upgrade);
+            stage.start(who, wrong);
         }
         stage
+    }
+
+    fn everybody(&self) -> Vec<Who> {
+        let controllers = if self.tale.two_controllers { 2 } else { 1 };
+        (0..controllers).map(Who::Controller).chain((0..self.tale.setup.nodes).map(Who::Agent)).collect()
+    }
+
+    /// Which call of a process goes wrong.
+    fn wrong(&self, who: Who) -> Option<(usize, When)> {
+        let wrong = match self.tale.wrong {
+            Wrong::Process(when) => Some((self.tale.call, when)),
+            // The moment before the call.
+            Wrong::PowerOfAll => Some((self.tale.call, When::Before)),
+            Wrong::Nothing => None,
+        };
+        wrong.filter(|_| who == self.tale.who)
+    }
+
+    /// The operator's pods are replaced one after the other, as a Deployment and a DaemonSet do: for a while the versions differ.
+    async fn upgrade(&mut self) {
+        self.disks.upgrade_operator();
+        for who in self.everybody() {
+            self.end(who);
+            if let Who::Agent(node) = who {
+                self.disks.upgrade(node);
+            }
+            for _ in 0..(RESTART.as_millis() / u128::from(TICK_MS)) {
+                self.tick().await;
+            }
+            self.start(who, self.wrong(who));
+            if let Some(process) = self.processes.iter_mut().find(|p| p.who == who) {
+                process.first_life = process.calls.clone();
+            }
+        }
+    }
+
+    /// Whether each seat's keeper is of the operator's version, and stays so in a cold start.
+    fn is_upgraded(&self) -> bool {
+        let new = self.disks.operator();
+        let seats: Vec<usize> = {
+            let world = lock(&self.world);
+            (0..world.nodes.len()).filter(|n| world.member_on(*n).is_some()).collect()
+        };
+        seats.into_iter().all(|node| self.disks.keeper_binaries(node) == (new.clone(), Some(new.clone())))
+    }
+
+    fn etcd_processes(&self) -> BTreeMap<u64, Option<Ms>> {
+        let world = lock(&self.world);
+        let since = |id| match world.raft.processes.get(&id).map(|p| p.life) {
+            Some(crate::raft::Life::Up { since }) => Some(since),
+            Some(crate::raft::Life::Draining { .. } | crate::raft::Life::Down) | None => None,
+        };
+        world.our_voters().iter().map(|id| (id.0, since(*id))).collect()
     }
 
     fn start(&mut self, who: Who, wrong: Option<(usize, When)>) {
@@ -211,7 +276,7 @@ impl<'a> Stage<'a> {
                     api: ClientOptions::default(),
                     default_repository: REPOSITORY.into(),
                     lease: LeaseTimes::default(),
-                    binary: None,
+                    binary: Some(self.disks.operator()),
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
             }
@@ -229,19 +294,13 @@ impl<'a> Stage<'a> {
 
     async fn play(&mut self) -> Ending {
         let began = lock(&self.world).now;
-        let mut complete = false;
-        let mut since = None;
-        while lock(&self.world).now < began + ENDS_WITHIN_MS {
-            self.tick().await;
-            // What an object says may be from before a power cut.
-            let now = lock(&self.world).now;
-            if !self.is_complete() {
-                since = None;
-            } else if now - *since.get_or_insert(now) >= SURE_MS {
-                complete = true;
-                break;
-            }
+        let mut complete = self.comes_to_rest().await;
+        let before = self.etcd_processes();
+        if complete && self.tale.upgrade {
+            self.upgrade().await;
+            complete = self.comes_to_rest().await && self.is_upgraded();
         }
+        let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
         let at = lock(&self.world).now;
         let calls = self.processes.iter().map(|p| (p.who, p.first_life.log())).collect();
         let restless = if complete { self.rest().await } else { Vec::new() };
@@ -255,10 +314,29 @@ impl<'a> Stage<'a> {
             at: at - began,
             violations: world.trace.violations.clone(),
             failed_writes: world.trace.failed.len(),
+            hand_overs: self.hand_overs.clone(),
+            etcd_restarts,
             restless,
             calls,
             story: self.story(&world),
         }
+    }
+
+    /// Whether all is as wanted for a while, in time.
+    async fn comes_to_rest(&mut self) -> bool {
+        let began = lock(&self.world).now;
+        let mut since = None;
+        while lock(&self.world).now < began + ENDS_WITHIN_MS {
+            self.tick().await;
+            // What an object says may be from before a power cut.
+            let now = lock(&self.world).now;
+            if !self.is_complete() {
+                since = None;
+            } else if now - *since.get_or_insert(now) >= SURE_MS {
+                return true;
+            }
+        }
+        false
     }
 
     /// One step of time: the World's, the disks', and whoever died is noticed.
@@ -268,6 +346,10 @@ impl<'a> Stage<'a> {
             let mut world = lock(&self.world);
             world.advance(TICK_MS);
             self.disks.tick(&mut world);
+        }
+        let handing_over = self.disks.handing_over();
+        if self.hand_overs.last() != Some(&handing_over) {
+            self.hand_overs.push(handing_over);
         }
         let now = tokio::time::Instant::now();
         let died: Vec<Who> =
