@@ -141,7 +141,8 @@ fn another_keeper_takes_over_and_etcd_runs_on() {
     assert_eq!(step(&node.state()), Some(HandOverStep::Done));
     assert_eq!(offer(&node, ""), old);
     order(&mut node, &old);
-    let state = node.wait_state("the old keeper", |s| s.keeper_binary.as_ref() == Some(&old) && step(s) == Some(HandOverStep::Done));
+    let state =
+        node.wait_state("the old keeper", |s| s.keeper_binary.as_ref() == Some(&old) && step(s) == Some(HandOverStep::Done));
     assert_eq!((state.etcd_pid, sha256(&node.paths.keeper_prev()).unwrap()), (Some(etcd), new));
 }
 

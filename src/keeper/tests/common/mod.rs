@@ -283,7 +283,16 @@ impl Node {
             keeper: None,
         };
         let env = vec![("KEEPER_MEMBERS_POLL_MS".to_owned(), "500".to_owned())];
-        Self { name: name.into(), log: root.join("keeper.log"), paths, order, probe_port: port(), keeper: None, program: keeper_bin(), env }
+        Self {
+            name: name.into(),
+            log: root.join("keeper.log"),
+            paths,
+            order,
+            probe_port: port(),
+            keeper: None,
+            program: keeper_bin(),
+            env,
+        }
     }
 
     pub fn client(&self) -> String {
