@@ -118,6 +118,7 @@ impl From<ControllerFlags> for ControllerArgs {
                 renew_deadline: Duration::from_secs(flags.lease_renew_deadline),
                 retry: Duration::from_secs(flags.lease_retry),
             },
+            binary: None,
         }
     }
 }

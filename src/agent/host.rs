@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
+use crate::binary::Binary;
 use crate::boot::find;
 use crate::node::AgentArgs;
 
@@ -60,6 +61,8 @@ impl Host for Linux {
 pub(crate) struct Agent {
     pub(crate) args: AgentArgs,
     pub(crate) host: Arc<dyn Host>,
+    /// Its own binary, and what it knows of the keepers'.
+    pub(crate) binary: Binary,
     /// One drain at a time: the one resumed at the agent's start must not run beside the one that the API asks for again.
     pub(crate) draining: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
@@ -67,7 +70,8 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(args: AgentArgs, host: Arc<dyn Host>) -> Arc<Self> {
-        Arc::new(Self { args, host, draining: tokio::sync::Mutex::new(()), tasks: Mutex::default() })
+        let binary = Binary::new(args.keeper_binary.clone());
+        Arc::new(Self { args, host, binary, draining: tokio::sync::Mutex::new(()), tasks: Mutex::default() })
     }
 
     /// Begins work that outlasts a pass, and whoever asked for it.

@@ -6,6 +6,7 @@
 //! **Invariant:** nothing of a spec reaches the disk before [`validate::validate`] passed it.
 //! **Invariant:** it reads no Secret; keys are made here and stay here.
 
+mod binary;
 mod boot;
 mod disk;
 mod files;

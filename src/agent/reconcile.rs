@@ -14,7 +14,6 @@ use crate::disk;
 use crate::host::Agent;
 use crate::jobs::Job;
 use crate::measure;
-use crate::node::AgentArgs;
 use crate::pki::{self, Servers};
 use crate::preflight;
 use crate::problem::{Problem, Reason};
@@ -60,11 +59,11 @@ impl Memory {
             return status;
         }
 
-        let (args, subject) = (self.agent.args.clone(), Arc::clone(member));
+        let (agent, subject) = (Arc::clone(&self.agent), Arc::clone(member));
         let place = Place::new(&self.agent, &member.spec.cluster_name, &self.changed);
         let pki = place.pki().to_owned();
         // Disks can stall for seconds: not on the threads that carry timers and connections.
-        let mut seen = tokio::task::spawn_blocking(move || on_disk(&args, &subject, &pki)).await.unwrap_or_else(|error| {
+        let mut seen = tokio::task::spawn_blocking(move || on_disk(&agent, &subject, &pki)).await.unwrap_or_else(|error| {
             let problem = Problem::new(Reason::NodeFiles, format!("the pass ended early: {error}; see the agent's log"));
             Seen { problems: vec![problem], ..Seen::default() }
         });
@@ -91,6 +90,7 @@ impl Memory {
         status.observed_nonce.clone_from(&member.spec.nonce);
         status.observed_generation = member.metadata.generation;
         status.agent_version = env!("CARGO_PKG_VERSION").to_owned();
+        status.offers = self.agent.binary.known().map(str::to_owned);
     }
 
     /// The node's clock when this nonce was seen first; it must not change at rest.
@@ -155,7 +155,10 @@ struct Seen {
     problems: Vec<Problem>,
 }
 
-fn on_disk(args: &AgentArgs, member: &EtcdMember, boot_pki: &std::path::Path) -> Seen {
+fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path) -> Seen {
+    let args = &agent.args;
+    // Read here for the first time, for the status.
+    agent.binary.own();
     let spec = &member.spec;
     let paths = args.paths(&spec.cluster_name);
     let mut seen = Seen::default();
@@ -193,7 +196,7 @@ fn on_disk(args: &AgentArgs, member: &EtcdMember, boot_pki: &std::path::Path) ->
             Ok(file_system) => {
                 seen.file_system = Some(file_system);
                 if let Some(seat) = spec.seat.as_ref().filter(|_| certified)
-                    && let Err(problem) = seat::apply(args, member, seat)
+                    && let Err(problem) = seat::apply(args, &agent.binary, member, seat)
                 {
                     seen.problems.push(problem);
                 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::node::AgentArgs;
 use crate::testing;
 use etcd_operator_api::member::Certificates;
 
@@ -46,6 +47,8 @@ async fn a_member_is_set_up_step_by_step_and_then_at_rest() {
     let mut member = testing::member();
     let status = memory.pass(&Arc::new(member.clone())).await;
     assert_eq!((status.problem.as_str(), status.observed_nonce.as_str()), ("", "n1"));
+    let own = "9a3a45d01531a20e89ac6ae10b0b0beb0492acd7216a368aa062d1a5fecaf9cd";
+    assert_eq!(status.offers.as_deref(), Some(own), "the SHA-256 of `binary`");
     let manifest = "manifests/etcd-kube-etcd.yaml".to_owned();
     assert!(!tree(root.path()).contains(&manifest), "nothing runs before its certificates are there");
 

@@ -2,21 +2,25 @@
 
 use std::fs::File;
 
-use etcd_operator_api::member::{EtcdMember, KeeperStatus, OrderSpec, RunSpec, Seat};
+use etcd_operator_api::member::{EtcdMember, HandOverStatus, KeeperHandOverStep, KeeperStatus, OrderSpec, RunSpec, Seat};
 use etcd_operator_keeper::contract::{
-    DrainStep, EtcdSettings, FORMAT, OneShot, Order, Paths, Permission, PermissionKind, Phase, QUOTA_BYTES, Run, State,
+    DrainStep, EtcdSettings, FORMAT, HandOver, HandOverStep, OneShot, Order, Paths, Permission, PermissionKind, Phase,
+    QUOTA_BYTES, Run, State,
 };
 
+use crate::binary::Binary;
 use crate::files;
 use crate::manifest;
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
 
 /// Carries the seat out. Certificates must be in place.
-pub(crate) fn apply(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
+pub(crate) fn apply(args: &AgentArgs, binary: &Binary, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
     let paths = args.paths(&member.spec.cluster_name);
     copy_keeper(args, &paths)?;
-    write_order(&paths, member.spec.lineage, &seat.order)?;
+    // Before the order that names it.
+    offer_keeper(args, binary, &paths, seat)?;
+    write_order(&paths, member.spec.lineage, seat)?;
     let state: Option<State> = files::read_json(&paths.state())?;
     let runs = state.is_some_and(|state| matches!(state.phase, Phase::Running | Phase::Draining));
     if manifest::apply(args, &member.spec.cluster_name, seat, runs)? {
@@ -31,7 +35,7 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
     if !paths.order().exists() {
         return Ok(());
     }
-    write_order(&paths, member.spec.lineage, &seat.order)?;
+    write_order(&paths, member.spec.lineage, seat)?;
     let state: Option<State> = files::read_json(&paths.state())?;
     // Without a state no keeper ever ran, nor an etcd.
     let is_stopped = state.is_none_or(|state| state.phase == Phase::Stopped);
@@ -45,7 +49,7 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
 /// not run here (design D3).
 fn copy_keeper(args: &AgentArgs, paths: &Paths) -> Result<(), Problem> {
     files::make_dir(&paths.bin(), 0o755)?;
-    let keeper = paths.bin().join("keeper");
+    let keeper = paths.keeper();
     if keeper.exists() {
         return Ok(());
     }
@@ -53,8 +57,27 @@ fn copy_keeper(args: &AgentArgs, paths: &Paths) -> Result<(), Problem> {
     files::write_from(&keeper, source, files::PROGRAM)
 }
 
-fn write_order(paths: &Paths, lineage: i64, spec: &OrderSpec) -> Result<(), Problem> {
-    let wanted = order(lineage, spec);
+/// Puts this agent's own binary beside the keeper that runs, if the controller wants just this one to run. Another one is another agent's
+/// to bring: the agents are being rolled out. `bin/keeper` itself is the keeper's to replace (`keeper/take_over.rs`).
+fn offer_keeper(args: &AgentArgs, binary: &Binary, paths: &Paths, seat: &Seat) -> Result<(), Problem> {
+    let Some(wanted) = seat.keeper.as_deref().filter(|wanted| binary.own() == Some(wanted)) else { return Ok(()) };
+    let state: State = files::read_json(&paths.state())?.unwrap_or_default();
+    let is_refused = |h: &HandOver| h.step == HandOverStep::Refused && h.to == wanted;
+    if state.keeper_binary.as_deref() == Some(wanted) || state.hand_over.as_ref().is_some_and(is_refused) {
+        return Ok(());
+    }
+    let next = paths.keeper_next();
+    if binary.of(&next).as_deref() == Some(wanted) {
+        return Ok(());
+    }
+    let source = File::open(&args.keeper_binary).map_err(|error| Problem::file("read", &args.keeper_binary, &error))?;
+    files::write_from(&next, source, files::PROGRAM)?;
+    tracing::info!(path = %next.display(), binary = wanted, "another keeper is offered");
+    Ok(())
+}
+
+fn write_order(paths: &Paths, lineage: i64, seat: &Seat) -> Result<(), Problem> {
+    let wanted = Order { keeper: seat.keeper.clone(), ..order(lineage, &seat.order) };
     if let Some(current) = files::read_json::<Order>(&paths.order())? {
         if (wanted.lineage, wanted.sequence) < (current.lineage, current.sequence) {
             return Err(Problem::new(
@@ -129,6 +152,7 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
         permission: bootstrap.map(|id| Permission { id, kind: PermissionKind::Bootstrap }),
         drain: once(drain),
         archive: once(archive),
+        keeper: None,
     }
 }
 
@@ -161,8 +185,21 @@ pub(crate) fn keeper_status(paths: &Paths) -> Result<Option<KeeperStatus>, Probl
                 }
                 .into()
             }),
+            binary: state.keeper_binary,
+            hand_over: state.hand_over.map(hand_over),
         }
     }))
+}
+
+fn hand_over(seen: HandOver) -> HandOverStatus {
+    let HandOver { to, step, message, etcd: _, boot_id: _ } = seen;
+    let step = match step {
+        HandOverStep::Begun => KeeperHandOverStep::Begun,
+        HandOverStep::Proving => KeeperHandOverStep::Proving,
+        HandOverStep::Done => KeeperHandOverStep::Done,
+        HandOverStep::Refused => KeeperHandOverStep::Refused,
+    };
+    HandOverStatus { to, step, message }
 }
 
 fn phase(phase: Phase) -> &'static str {
@@ -190,16 +227,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let paths = testing::args(root.path()).paths("kube-etcd");
         std::fs::create_dir_all(&paths.dir).unwrap();
-        let mut spec = testing::member().spec.seat.unwrap().order;
+        let mut spec = testing::member().spec.seat.unwrap();
         write_order(&paths, 1, &spec).unwrap();
         assert_eq!(written(&paths).sequence, 4);
-        spec.sequence = 3;
+        spec.order.sequence = 3;
         assert_eq!(write_order(&paths, 1, &spec).unwrap_err().reason, Reason::OrderOlder);
         assert_eq!(written(&paths).sequence, 4);
         // A new lineage begins anew; an old one is void.
         write_order(&paths, 2, &spec).unwrap();
         assert_eq!((written(&paths).lineage, written(&paths).sequence), (2, 3));
-        spec.sequence = 100;
+        spec.order.sequence = 100;
         assert!(write_order(&paths, 1, &spec).is_err());
     }
 
@@ -213,7 +250,7 @@ mod tests {
         std::fs::create_dir_all(&paths.dir).unwrap();
         let mut seat = member.spec.seat.clone().unwrap();
         manifest::apply(&args, &member.spec.cluster_name, &seat, false).unwrap();
-        write_order(&paths, member.spec.lineage, &seat.order).unwrap();
+        write_order(&paths, member.spec.lineage, &seat).unwrap();
         let pod = args.static_pods().join(format!("etcd-{}.yaml", member.spec.cluster_name));
 
         member.spec.role = etcd_operator_api::member::Role::Candidate;
@@ -231,12 +268,57 @@ mod tests {
     }
 
     #[test]
+    fn its_own_binary_is_offered_when_the_controller_wants_it_and_never_replaces_the_one_that_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let mut args = testing::args(root.path());
+        args.keeper_binary = root.path().join("binary");
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        let paths = args.paths("kube-etcd");
+        let (mut member, mut seat) = (testing::member(), testing::member().spec.seat.unwrap());
+        let mut apply = |seat: &Seat, text: &str| {
+            // Another agent each time, as after an upgrade.
+            std::fs::write(&args.keeper_binary, text).unwrap();
+            member.spec.seat = Some(seat.clone());
+            crate::validate::validate(&member, &args).unwrap();
+            super::apply(&args, &Binary::new(args.keeper_binary.clone()), &member, seat).unwrap();
+        };
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok();
+        let hash = |text: &str| files::hex(&<sha2::Sha256 as sha2::Digest>::digest(text));
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        apply(&seat, "one");
+        assert_eq!((read(paths.keeper()).as_deref(), read(paths.keeper_next())), (Some("one"), None));
+        // Another agent's: it is about to come.
+        (seat.keeper, seat.order.sequence) = (Some(hash("two")), 5);
+        apply(&seat, "one");
+        assert_eq!((read(paths.keeper_next()), written(&paths).keeper), (None, seat.keeper.clone()));
+        apply(&seat, "two");
+        assert_eq!((read(paths.keeper()).as_deref(), read(paths.keeper_next()).as_deref()), (Some("one"), Some("two")));
+        // Torn, or somebody else's.
+        std::fs::write(paths.keeper_next(), "tw").unwrap();
+        apply(&seat, "two");
+        assert_eq!(read(paths.keeper_next()).as_deref(), Some("two"));
+        // Refused, or done: nothing more to bring.
+        let hand_over =
+            HandOver { to: hash("two"), step: HandOverStep::Refused, message: String::new(), etcd: None, boot_id: String::new() };
+        let refused = State { hand_over: Some(hand_over), keeper_binary: Some(hash("one")), ..State::default() };
+        let done = State { keeper_binary: Some(hash("two")), ..State::default() };
+        for state in [refused, done] {
+            std::fs::remove_file(paths.keeper_next()).unwrap();
+            files::write_json(&paths.state(), &state, files::SECRET).unwrap();
+            apply(&seat, "two");
+            assert_eq!(read(paths.keeper_next()), None);
+            std::fs::write(paths.keeper_next(), "").unwrap();
+        }
+        assert_eq!(read(paths.keeper()).as_deref(), Some("one"));
+    }
+
+    #[test]
     fn a_torn_order_is_written_anew() {
         let root = tempfile::tempdir().unwrap();
         let paths = testing::args(root.path()).paths("kube-etcd");
         std::fs::create_dir_all(&paths.dir).unwrap();
         std::fs::write(paths.order(), "{\"format\":").unwrap();
-        write_order(&paths, 0, &testing::member().spec.seat.unwrap().order).unwrap();
+        write_order(&paths, 0, &testing::member().spec.seat.unwrap()).unwrap();
         assert_eq!(written(&paths).member_name, "cp1-1");
     }
 
@@ -247,8 +329,8 @@ mod tests {
         std::fs::create_dir_all(&paths.dir).unwrap();
         let state = State { reads_orders: vec![FORMAT + 1], ..State::default() };
         files::write_json(&paths.state(), &state, files::SECRET).unwrap();
-        let order = testing::member().spec.seat.unwrap().order;
-        assert_eq!(write_order(&paths, 0, &order).unwrap_err().reason, Reason::KeeperTooOld);
+        let seat = testing::member().spec.seat.unwrap();
+        assert_eq!(write_order(&paths, 0, &seat).unwrap_err().reason, Reason::KeeperTooOld);
         assert!(!paths.order().exists());
     }
 
@@ -263,10 +345,21 @@ mod tests {
             reason: "Started".into(),
             message: "m".into(),
             order_refused: Some("torn".into()),
+            keeper_binary: Some("b1".into()),
+            hand_over: Some(HandOver {
+                to: "b2".into(),
+                step: HandOverStep::Refused,
+                message: "no luck".into(),
+                etcd: None,
+                boot_id: String::new(),
+            }),
             ..State::default()
         };
         files::write_json(&paths.state(), &state, files::SECRET).unwrap();
         let status = keeper_status(&paths).unwrap().unwrap();
+        assert_eq!(status.binary.as_deref(), Some("b1"));
+        let refused = HandOverStatus { to: "b2".into(), step: KeeperHandOverStep::Refused, message: "no luck".into() };
+        assert_eq!(status.hand_over, Some(refused));
         assert_eq!((status.phase.as_str(), status.message.as_str()), ("Running", "m; order refused: torn"));
     }
 }

@@ -40,6 +40,7 @@ pub(crate) fn member() -> EtcdMember {
                 limits: BTreeMap::new(),
                 probe_port: 2383,
                 measure_data: false,
+                keeper: None,
                 order: OrderSpec {
                     sequence: 4,
                     run: RunSpec::Run,

@@ -79,6 +79,11 @@ pub fn validate_pod(seat: &Seat) -> Result<(), Problem> {
 fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Result<(), Problem> {
     validate_pod(seat)?;
     allow_image("spec.seat.image", &seat.image, &args.allowed_image_prefixes)?;
+    if let Some(hash) = &seat.keeper
+        && !(hash.len() == 64 && is_hex(hash))
+    {
+        return Err(bad("spec.seat.keeper", &format!("{} must be a SHA-256 of 64 lower-case hex digits", shown(hash))));
+    }
     check_order(&seat.order, node, generation)?;
     let mut ports = BTreeSet::new();
     let listeners =
@@ -337,11 +342,14 @@ fn id(field: &str, value: &str) -> Result<(), Problem> {
 }
 
 fn hex_id(field: &str, value: &str) -> Result<(), Problem> {
-    let clean = value.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    if !value.is_empty() && value.len() <= 16 && clean {
+    if !value.is_empty() && value.len() <= 16 && is_hex(value) {
         return Ok(());
     }
     Err(bad(field, &format!("{} must be 1-16 lower-case hex digits", shown(value))))
+}
+
+fn is_hex(value: &str) -> bool {
+    value.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 fn count(field: &str, entries: usize) -> Result<(), Problem> {

@@ -146,6 +146,13 @@ fn ids_that_become_file_names_are_plain() {
     refused(|m| seat(m).order.member_id = Some("xyz".into()));
     refused(|m| seat(m).order.cluster_id = Some("0123456789abcdef0".into()));
     refused(|m| m.spec.nonce = "n".repeat(100_000));
+    for evil in ["", "a1", "../keeper", &"A1".repeat(32), &"a1".repeat(33), &"xy".repeat(32)] {
+        let message = refused(|m| seat(m).keeper = Some(evil.into()));
+        assert!(message.starts_with("spec.seat.keeper"), "{message}");
+    }
+    let mut member = testing::member();
+    seat(&mut member).keeper = Some("a1".repeat(32));
+    validate(&member, &args()).unwrap();
 }
 
 #[test]

@@ -113,6 +113,9 @@ pub struct Seat {
     /// Report the size of the member's data. Only set while it is a learner that is behind.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub measure_data: bool,
+    /// SHA-256 (hex) of the keeper that is to run here; absent = the one that does. Only the agent whose own binary it is can bring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<String>,
     /// The keeper's order.
     pub order: OrderSpec,
 }
@@ -237,6 +240,9 @@ pub struct EtcdMemberStatus {
     /// Version of the agent.
     #[serde(default)]
     pub agent_version: String,
+    /// SHA-256 (hex) of the agent's own binary: the keeper that it can bring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offers: Option<String>,
     /// The node's clock when the nonce was echoed, ms since 1970.
     #[serde(default)]
     pub clock_ms: i64,
@@ -334,6 +340,37 @@ pub struct KeeperStatus {
     /// Signalled, Gone or StartedAgain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_step: Option<String>,
+    /// SHA-256 (hex) of the binary that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
+    /// A hand-over to another keeper that is under way, or what became of the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<HandOverStatus>,
+}
+
+/// A hand-over from one keeper to another, while etcd runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct HandOverStatus {
+    /// SHA-256 (hex) of the binary that takes over.
+    pub to: String,
+    /// How far it is.
+    pub step: KeeperHandOverStep,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a hand-over is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum KeeperHandOverStep {
+    /// The old keeper is about to become the new one.
+    Begun,
+    /// The new one runs; a cold start would still meet the old one.
+    Proving,
+    /// The new one is what the kubelet starts.
+    Done,
+    /// It failed and is not tried again with this binary.
+    Refused,
 }
 
 /// What the agent of boot's node sees and did.

@@ -43,6 +43,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
+        Step::HandOverKeeper { node } => hand_over_keeper(context, view, node).await.map(done),
     }
 }
 
@@ -118,6 +119,8 @@ pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> 
         limits: resources.limits,
         probe_port: members::PROBE_PORT,
         measure_data: false,
+        // The agent's first copy; what an older one has left there is handed over once the member votes.
+        keeper: None,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,
@@ -161,6 +164,22 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
             seat.order.sequence += 1;
             seat.order.run = RunSpec::Stop;
             seat.measure_data = false;
+        }
+    })
+    .await
+    .map(drop)
+}
+
+/// This controller's binary is to be the keeper there: its agent brings it, the keeper becomes it.
+async fn hand_over_keeper(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+    let (member, _) = seat_of(view, node)?;
+    let own = context.args.binary.clone();
+    members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat
+            && seat.keeper != own
+        {
+            seat.order.sequence += 1;
+            seat.keeper.clone_from(&own);
         }
     })
     .await

@@ -4,6 +4,7 @@
 mod act;
 mod endpoints;
 mod etcd;
+mod hand_over;
 mod leader;
 mod lease;
 mod members;
@@ -58,6 +59,16 @@ pub struct ControllerArgs {
     pub lease: LeaseTimes,
     /// How long a learner that is behind may make no progress before it is evicted.
     pub learner_patience: Duration,
+    /// SHA-256 (hex) of the controller's own binary, which all keepers are to be; `None` = read at the start.
+    pub binary: Option<String>,
+}
+
+impl ControllerArgs {
+    /// [`Self::learner_patience`] in ms.
+    #[must_use]
+    pub fn learner_patience_ms(&self) -> u64 {
+        u64::try_from(self.learner_patience.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Why the controller stopped, or a pass failed.
@@ -121,11 +132,27 @@ impl Context {
 ///
 /// # Errors
 /// When no connection can be set up at all. A lost API is waited out.
-pub async fn run(args: ControllerArgs) -> Result<(), ControllerError> {
+pub async fn run(mut args: ControllerArgs) -> Result<(), ControllerError> {
+    if args.binary.is_none() {
+        args.binary = own_binary().await;
+    }
     let servers = ApiServers::connect(&args.api).await?;
     tracing::info!(holder = %args.holder, servers = ?servers.urls(), "controller started");
     serve(args, servers.client(), Arc::new(Grpc), crate::telemetry::told_to_stop()).await;
     Ok(())
+}
+
+/// Without it no keeper is handed over; all else goes on.
+async fn own_binary() -> Option<String> {
+    use etcd_operator_keeper::binary::{OWN, sha256};
+    match tokio::task::spawn_blocking(|| sha256(std::path::Path::new(OWN))).await {
+        Ok(Ok(hash)) => Some(hash),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the controller's own binary cannot be read: no keeper will be handed over");
+            None
+        }
+        Err(_) => None,
+    }
 }
 
 /// The controller itself, until it is told to stop. When it is dropped, all that it has under way ends with it.

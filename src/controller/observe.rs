@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 
 use super::etcd::{self, Reading};
 use super::memory::Memory;
-use super::{Context, ControllerError, api_error, members, preflight, progress};
+use super::{Context, ControllerArgs, ControllerError, api_error, members, preflight, progress};
 use crate::clock;
 use crate::pki::Ca;
 
@@ -250,7 +250,7 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
 }
 
 /// The view as the planner takes it.
-pub(crate) fn observed(view: &View, memory: &Memory, patience_ms: u64) -> plan::Observed {
+pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> plan::Observed {
     let spec = &view.cluster.spec;
     let hosted = spec.self_hosted.clone().unwrap_or_default();
     plan::Observed {
@@ -264,7 +264,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, patience_ms: u64) -> plan::
             preflight_only: hosted.preflight_only,
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
-        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m)).collect(),
+        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m, args.binary.as_deref())).collect(),
         boot: super::structure::boot(view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {
@@ -279,7 +279,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, patience_ms: u64) -> plan::
             _ => plan::Gate::NotChecked,
         },
         preflight: preflight::evaluate(view, memory),
-        learner_patience_ms: patience_ms,
+        learner_patience_ms: args.learner_patience_ms(),
     }
 }
 

@@ -21,15 +21,14 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
-    let patience_ms = u64::try_from(context.args.learner_patience.as_millis()).unwrap_or(u64::MAX);
-    progress::note(&view, memory, patience_ms);
+    progress::note(&view, memory, context.args.learner_patience_ms());
     if !view.cluster.spec.paused
         && (structure::ensure(context, &view, memory).await? > 0 || progress::ensure(context, &view, memory).await? > 0)
     {
         return Ok(Some(AFTER_STEP));
     }
     structure::note_signal(&view, memory);
-    let seen = observed(&view, memory, patience_ms);
+    let seen = observed(&view, memory, &context.args);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
     tell_clients(&seen, &plan, memory);

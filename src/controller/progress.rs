@@ -102,7 +102,7 @@ pub(crate) async fn evict(
     }
     // The clients are counted anew, with whoever takes its place.
     (memory.listening_since, memory.count) = (None, None);
-    let patience_ms = u64::try_from(context.args.learner_patience.as_millis()).unwrap_or(u64::MAX);
+    let patience_ms = context.args.learner_patience_ms();
     // A removal that etcd does not take yet is tried again, and is no further write.
     if evicted_ms(member).is_none_or(|at| view.now_ms.saturating_sub(at) >= patience_ms) {
         let now = clock::rfc3339(view.now_ms);

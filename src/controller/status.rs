@@ -123,6 +123,7 @@ fn step_words(seen: &Observed, step: &Step) -> String {
         Step::RemoveMember { node, .. } => format!("removing the member on {node}"),
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
+        Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
     }
 }
 
@@ -162,6 +163,11 @@ fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String {
         WaitFor::BootDrain => with_boots_words(view, "boot was told to stop"),
         WaitFor::BootTombstone => with_boots_words(view, "boot's manifest and data are being put away"),
         WaitFor::MemberDrain => "a member was told to stop".into(),
+        WaitFor::KeeperHandOver => {
+            let handing = |s: &&etcd_operator_plan::Seat| s.binary == etcd_operator_plan::KeeperBinary::HandingOver;
+            let nodes: Vec<_> = seen.seats.iter().filter(handing).map(|s| s.node.to_string()).collect();
+            format!("the keeper hands over to the operator's on {}; etcd runs on", nodes.join(", "))
+        }
     }
 }
 
@@ -270,6 +276,8 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared | WaitFor::Agents, .. } => "Preparing",
         Plan::Do(Step::Unseat { .. }) if aborting => "Aborting",
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
+        // Only once boot is out.
+        Plan::Do(Step::HandOverKeeper { .. }) | Plan::Wait { what: WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
             Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
         )

@@ -104,7 +104,7 @@ async fn unstarted_pod(context: &Context, view: &View, member: &EtcdMember) -> R
     if seat.order.run != RunSpec::Wait || view.repository.is_empty() {
         return Ok(0);
     }
-    let Seat { image, labels, annotations, requests, limits, probe_port: _, measure_data: _, order: _ } =
+    let Seat { image, labels, annotations, requests, limits, probe_port: _, measure_data: _, keeper: _, order: _ } =
         super::act::new_seat(view, &member.spec.node_name, ip, member.spec.generation);
     let changed = members::change(context, member, |spec| {
         if let Some(seat) = &mut spec.seat {
@@ -206,7 +206,7 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
 }
 
 /// A seat, as the planner takes it.
-pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
+pub(crate) fn seat(memory: &Memory, member: &EtcdMember, own_binary: Option<&str>) -> plan::Seat {
     let order = member.spec.seat.as_ref().map(|s| &s.order);
     let ordered = order.and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
     let status = member.status.clone().unwrap_or_default();
@@ -217,6 +217,7 @@ pub(crate) fn seat(memory: &Memory, member: &EtcdMember) -> plan::Seat {
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
+        binary: super::hand_over::binary(member, own_binary),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

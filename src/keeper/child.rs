@@ -20,6 +20,8 @@ pub struct Events {
     term: Signals,
     int: Signals,
     child: Signals,
+    /// Only held.
+    pipe: Option<Signals>,
 }
 
 /// What happened first.
@@ -43,7 +45,17 @@ impl Events {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             child: signal(SignalKind::child())?,
+            pipe: None,
         })
+    }
+
+    /// An execve that failed has left the default action for SIGPIPE (`CommandExt::exec`): a log that nobody reads would kill the keeper.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn after_failed_exec(&mut self) -> io::Result<()> {
+        self.pipe = Some(signal(SignalKind::pipe())?);
+        Ok(())
     }
 
     /// Waits for the first of them.
@@ -109,27 +121,70 @@ impl Etcd {
         }
     }
 
+    /// Takes over an etcd that another binary started in this very process: execve leaves a process its children. It may have ended
+    /// meanwhile; whoever adopts it reaps next.
+    ///
+    /// # Errors
+    /// In words, when the process is no child of this one or no etcd.
+    pub fn adopt(pid: u32, binary: &Path, ran: Duration) -> Result<Self, String> {
+        let id = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| format!("{pid} is no PID"))?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| format!("process {pid}: {error}"))?;
+        let (name, parent) = name_and_parent(&stat).ok_or_else(|| format!("process {pid} cannot be made out: {stat}"))?;
+        if parent != std::process::id() {
+            return Err(format!("process {pid} is no child of this keeper"));
+        }
+        // The kernel keeps 15 bytes of a name. `exe` would say more, but a process that has ended has none.
+        let wanted = binary.file_name().unwrap_or_default().to_string_lossy();
+        if name != wanted.get(..15).unwrap_or(&wanted) {
+            return Err(format!("process {pid} is `{name}`, not {wanted}"));
+        }
+        Ok(Self { pid: id, since: now().checked_sub(ran).unwrap_or_else(now) })
+    }
+
     /// Reaps all children that ended; how this one did, if it is among them.
     pub fn reap(&self) -> Option<Ended> {
-        let mut ended = None;
-        loop {
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) if pid == self.pid => ended = Some(Ended(status)),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return ended,
-            }
-        }
+        self.among(&reap_all())
     }
+
+    /// How this one ended, if it is among those reaped.
+    #[must_use]
+    pub fn among(&self, reaped: &[(u32, Ended)]) -> Option<Ended> {
+        reaped.iter().find(|(pid, _)| *pid == self.pid()).map(|(_, ended)| *ended)
+    }
+}
+
+/// Name and parent of a process, from its `/proc/<pid>/stat`: `pid (name) state ppid …`, where a name may hold anything.
+fn name_and_parent(stat: &str) -> Option<(&str, u32)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    Some((name, after.split_ascii_whitespace().nth(1)?.parse().ok()?))
+}
+
+/// Reaps all children that ended.
+pub fn reap_all() -> Vec<(u32, Ended)> {
+    let mut reaped = Vec::new();
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        reaped.push((pid.as_raw_nonzero().get().unsigned_abs(), Ended(status)));
+    }
+    reaped
 }
 
 /// Reaps orphans while no etcd runs.
 pub fn reap_orphans() {
-    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+    drop(reap_all());
 }
 
 /// How etcd ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended(WaitStatus);
+
+impl Ended {
+    /// Whether it ended by itself with exit code 0.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self.0.exit_status() == Some(0)
+    }
+}
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -158,4 +213,33 @@ pub async fn version(binary: &Path) -> Result<EtcdVersion, String> {
     EtcdVersion::parse(&text)
         .filter(|_| output.status.success())
         .ok_or_else(|| format!("`{} --version` printed no version ({})", binary.display(), output.status))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_an_etcd_that_is_a_child_of_this_very_process_is_adopted() {
+        assert_eq!(name_and_parent("7 (a) b) S 42 7 7 0"), Some(("a) b", 42)));
+        assert_eq!(name_and_parent("7 etcd"), None);
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let adopt = |pid, binary: &str| Etcd::adopt(pid, Path::new(binary), Duration::ZERO).map(|etcd| etcd.pid());
+        // The name is that of its binary once it has been executed.
+        while adopt(child.id(), "/bin/sleep").is_err() {
+            std::thread::yield_now();
+        }
+        assert!(adopt(child.id(), "/bin/sleepy").unwrap_err().contains("is `sleep`, not sleepy"));
+        assert!(adopt(std::process::id(), "/bin/sleep").unwrap_err().contains("no child of this keeper"));
+        child.kill().unwrap();
+        // Ended, not reaped: still its child.
+        let is_zombie = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap().contains(") Z ");
+        while !is_zombie() {
+            std::thread::yield_now();
+        }
+        assert_eq!(adopt(child.id(), "/bin/sleep"), Ok(child.id()));
+        child.wait().unwrap();
+        assert!(adopt(child.id(), "/bin/sleep").unwrap_err().contains("No such file"));
+    }
 }

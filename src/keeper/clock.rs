@@ -27,6 +27,10 @@ pub struct Timing {
     pub stop: Duration,
     /// Longest pause between two starts of an etcd that ends by itself.
     pub backoff: Duration,
+    /// How long the self-check of another keeper may take. It asks the peers as well ([`Timing::ask`]).
+    pub self_check: Duration,
+    /// How long a keeper that took over must have run before a cold start may meet it.
+    pub prove: Duration,
 }
 
 impl Default for Timing {
@@ -43,6 +47,8 @@ impl Default for Timing {
             drain_kill: Duration::from_millis(200),
             stop: Duration::from_secs(30),
             backoff: Duration::from_secs(30),
+            self_check: Duration::from_secs(10),
+            prove: Duration::from_secs(10),
         }
     }
 }

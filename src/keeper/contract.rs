@@ -52,6 +52,10 @@ pub struct Order {
     /// Move the data of this removed member into the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<OneShot>,
+    /// SHA-256 (hex) of the keeper that is to run. Another one than that which runs takes over if it lies in `bin/keeper.next`. `None` =
+    /// the one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<String>,
 }
 
 /// Whether etcd should run.
@@ -159,6 +163,56 @@ pub struct State {
     pub file_system: Option<String>,
     /// A removal under way.
     pub drain: Option<DrainState>,
+    /// SHA-256 (hex) of the binary that runs as the keeper; `None` until it has read itself.
+    pub keeper_binary: Option<String>,
+    /// A hand-over to another keeper that is under way, or what became of the last one.
+    pub hand_over: Option<HandOver>,
+}
+
+/// A hand-over to another keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandOver {
+    /// SHA-256 (hex) of the binary that takes over.
+    pub to: String,
+    /// How far it is.
+    pub step: HandOverStep,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The etcd that goes from one keeper to the other, from the execve until it was adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<HandedEtcd>,
+    /// The kernel's boot ID when it began: a machine that has booted since was not brought down by the new keeper.
+    #[serde(default)]
+    pub boot_id: String,
+}
+
+/// How far a hand-over is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandOverStep {
+    /// The old keeper's last word: execve comes next.
+    Begun,
+    /// The new one runs and has yet to prove itself: `bin/keeper` is still the old one.
+    Proving,
+    /// The new one is `bin/keeper`.
+    Done,
+    /// It failed its check, could not take over, or ended before it had proven itself. Never tried again.
+    Refused,
+}
+
+/// A running etcd, for the keeper that adopts it. What else it must know stands in the state anyway: the last order, etcd's version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedEtcd {
+    /// Its PID.
+    pub pid: u32,
+    /// ID of its cluster, hex.
+    pub cluster_id: String,
+    /// ID of its member, hex.
+    pub member_id: String,
+    /// How long it had run, in seconds.
+    pub ran_seconds: u64,
 }
 
 /// What the keeper is doing.
@@ -250,6 +304,21 @@ impl Paths {
     #[must_use]
     pub fn bin(&self) -> PathBuf {
         self.dir.join("bin")
+    }
+    /// What the kubelet starts. A copy of the first agent's binary; from then on the keeper's to replace, by one that has run here.
+    #[must_use]
+    pub fn keeper(&self) -> PathBuf {
+        self.bin().join("keeper")
+    }
+    /// The binary that is to take over. Writer: the agent.
+    #[must_use]
+    pub fn keeper_next(&self) -> PathBuf {
+        self.bin().join("keeper.next")
+    }
+    /// The one before [`Paths::keeper`], for a human who wants it back. Writer: the keeper.
+    #[must_use]
+    pub fn keeper_prev(&self) -> PathBuf {
+        self.bin().join("keeper.prev")
     }
     /// Snapshots taken on this node.
     #[must_use]

@@ -109,6 +109,7 @@ impl Store {
         // Of this keeper's life, not of the last one's.
         state.etcd_pid = None;
         state.etcd_starts = 0;
+        state.keeper_binary = None;
         (Self { path, written, state }, at_start)
     }
 

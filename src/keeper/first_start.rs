@@ -56,6 +56,12 @@ impl FirstStart {
         }
     }
 
+    /// Whether the log is there: nothing is left to prove. Leaves what the kernel saw for [`FirstStart::verdict`].
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.member.join("wal").exists()
+    }
+
     /// To be asked after etcd has ended.
     #[must_use]
     pub fn verdict(&self) -> Verdict {

@@ -3,12 +3,13 @@
 //! - [`table`]: what to do with the data that lies here, as a pure function.
 //! - [`look`]: from where its facts come. [`supervise`]: the loop around it.
 //! - [`start`] and [`running`]: etcd as a child. [`drain`]: how a living member is removed.
+//! - [`hand_over`] and [`take_over`]: another keeper in the place of this one, while etcd runs on.
 //! - [`contract`]: the files it shares with the agent.
 //!
-//! Places left for what comes later: the hand-over to a new keeper by `execve` (etcd stays its child: its PID goes through the state
-//! file, `child.rs`), and the `recover` journal, which beats the order while it is open (`order.rs`, `identity.rs`).
+//! Place left for what comes later: the `recover` journal, which beats the order while it is open (`order.rs`, `identity.rs`).
 
 pub mod ask;
+pub mod binary;
 pub mod child;
 pub mod clock;
 pub mod contract;
@@ -16,6 +17,7 @@ pub mod disk;
 mod drain;
 pub mod files;
 pub mod first_start;
+mod hand_over;
 pub mod identity;
 pub mod look;
 pub mod order;
@@ -26,6 +28,7 @@ mod running;
 mod start;
 pub mod supervise;
 pub mod table;
+mod take_over;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,6 +85,7 @@ pub fn self_check(args: KeeperArgs) -> ExitCode {
             "decision": format!("{:?}", look.decision),
             "message": look.decision.reason().message(),
             "detail": look.detail,
+            hand_over::TAKES_OVER: true,
         });
         println!("{report}");
         if unreadable_state || loaded.refused.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -93,6 +93,9 @@ fn check(order: &Order) -> Result<(), (&'static str, &'static str)> {
     if order.ask.len() > 64 || order.ask.iter().any(|url| address(url).is_none()) {
         return Err(("ask", "must be at most 64 URLs of the form https://IP:PORT"));
     }
+    if order.keeper.as_ref().is_some_and(|hash| hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit())) {
+        return Err(("keeper", "must be a SHA-256 as 64 hexadecimal digits"));
+    }
     // etcd refuses to start otherwise.
     let heartbeat = if order.etcd.heartbeat_ms == 0 { 100 } else { order.etcd.heartbeat_ms };
     let election = if order.etcd.election_ms == 0 { 1000 } else { order.etcd.election_ms };

@@ -50,19 +50,27 @@ impl Health {
     }
 }
 
+/// Listens for probes.
+///
+/// # Errors
+/// When the port is taken.
+pub fn listen(port: u16) -> std::io::Result<TcpListener> {
+    TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+}
+
 /// Starts the thread. A port that is taken is reported, and tried again for ever: it must not keep etcd from running.
 ///
 /// # Errors
 /// When no thread can be made.
-pub fn serve(port: u16, health: Arc<Health>) -> std::io::Result<()> {
+pub fn serve(port: u16, listening: Option<TcpListener>, health: Arc<Health>) -> std::io::Result<()> {
     std::thread::Builder::new().name("probe".into()).spawn(move || {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut said = false;
+        let mut listening = listening;
         let listener = loop {
-            match TcpListener::bind(address) {
+            match listening.take().map_or_else(|| listen(port), Ok) {
                 Ok(listener) => break listener,
                 Err(error) if !said => {
-                    tracing::error!(%address, %error, "cannot listen for probes, trying again: is the port taken?");
+                    tracing::error!(port, %error, "cannot listen for probes, trying again: is the port taken?");
                     said = true;
                 }
                 Err(_) => {}
@@ -135,7 +143,7 @@ mod tests {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let health = Arc::new(Health::default());
         health.set_text("Waiting NotAddedYet: said so".into());
-        serve(port, Arc::clone(&health)).unwrap();
+        serve(port, None, Arc::clone(&health)).unwrap();
         assert!(get(port, "/livez").starts_with("HTTP/1.1 200 "));
         let waiting = get(port, "/readyz");
         assert!(waiting.starts_with("HTTP/1.1 503 ") && waiting.contains("NotAddedYet"), "{waiting}");

@@ -31,6 +31,12 @@ impl fmt::Display for EtcdVersion {
 pub const OLDEST: EtcdVersion = EtcdVersion { major: 3, minor: 5, patch: 11 };
 
 impl EtcdVersion {
+    /// Reads `3.6.16`, as the state has it.
+    #[must_use]
+    pub fn of_state(version: &str) -> Option<Self> {
+        Self::parse(&format!("etcd Version: {version}"))
+    }
+
     /// Reads what `etcd --version` prints.
     #[must_use]
     pub fn parse(output: &str) -> Option<Self> {

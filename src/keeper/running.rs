@@ -11,6 +11,7 @@ use crate::clock::now;
 use crate::contract::{Order, Phase, Run};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
+use crate::hand_over::Meanwhile;
 use crate::identity;
 use crate::ready;
 use crate::render::{InitialCheck, Start, flags};
@@ -49,6 +50,10 @@ impl Keeper {
         let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
         let mut members = MembersPoll::new(timing.members_poll);
         let mut consider = true;
+        // Adopted, it may have ended before this keeper listened for that.
+        if let Some(ended) = running.etcd.reap() {
+            return self.ended(&running, ended);
+        }
         loop {
             if consider {
                 match self.wanted(&running) {
@@ -58,13 +63,7 @@ impl Keeper {
                 }
             }
             match self.events.next(now() + timing.order_poll).await {
-                Event::Terminate => {
-                    tracing::info!("told to end: etcd finishes its requests first");
-                    running.etcd.terminate();
-                    self.wait_for_end(&running.etcd, None).await;
-                    self.store.state.etcd_pid = None;
-                    return Next::Exit(self.terminated());
-                }
+                Event::Terminate => return self.end(&running.etcd).await,
                 Event::Child => {
                     if let Some(ended) = running.etcd.reap() {
                         return self.ended(&running, ended);
@@ -77,6 +76,13 @@ impl Keeper {
                 self.save("the order");
                 changed
             };
+            if !consider {
+                match self.hand_over(Some(&running)).await {
+                    Meanwhile::Nothing => {}
+                    Meanwhile::Terminated => return self.end(&running.etcd).await,
+                    Meanwhile::Ended(ended) => return self.ended(&running, ended),
+                }
+            }
             if let Some(answer) = members.poll(|| self.ask_members(&running)).await {
                 self.remember(&answer);
                 self.save("the members' endpoints");
@@ -116,6 +122,15 @@ impl Keeper {
         endpoints.push(running.order.etcd.client_url.clone());
         let (pki, cluster, limit) = (self.paths.pki(), running.owner.cluster, self.args.timing.ask);
         tokio::spawn(async move { ask::ask(&pki, &endpoints, cluster, limit).await })
+    }
+
+    /// The keeper was told to end: etcd goes first.
+    async fn end(&mut self, etcd: &Etcd) -> Next {
+        tracing::info!("told to end: etcd finishes its requests first");
+        etcd.terminate();
+        self.wait_for_end(etcd, None).await;
+        self.store.state.etcd_pid = None;
+        Next::Exit(self.terminated())
     }
 
     /// Ends etcd and decides again.
@@ -158,6 +173,7 @@ impl Keeper {
     fn ended(&mut self, running: &Running, ended: Ended) -> Next {
         reap_orphans();
         self.store.state.etcd_pid = None;
+        self.prove_anew();
         let ran = running.etcd.since.elapsed();
         let never = running.first.as_ref().map(FirstStart::verdict) == Some(Verdict::NeverHadLog);
         let pause = if never && self.forget_first_start(running) {

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::KeeperArgs;
+use crate::binary::{Hashed, OWN};
 use crate::child::{Event, Events, reap_orphans, version};
 use crate::clock::now;
 use crate::contract::{Order, Paths, Phase};
 use crate::disk::{self, ArchiveError};
 use crate::files::{StateAtStart, Store, note};
+use crate::hand_over::{Meanwhile, Pauses};
 use crate::identity;
 use crate::look::{Look, look};
 use crate::order::{self, Stamp};
 use crate::probe::Health;
 use crate::render::{EtcdVersion, OLDEST};
+use crate::running::Running;
 use crate::table::{Decision, Reason};
+use crate::take_over::{Arrival, Standing};
 
 /// The keeper of one member.
 pub struct Keeper {
@@ -30,6 +34,14 @@ pub struct Keeper {
     /// A member ID that the order already named when there was no state: it may have run here.
     pub(crate) suspect: Option<String>,
     pub(crate) backoff: Backoff,
+    /// This binary, and the one that may be put in its place.
+    pub(crate) own: Hashed,
+    pub(crate) next: Hashed,
+    pub(crate) pauses: Pauses,
+    /// Until when this keeper, which another one has handed over to, must run before it is the one that the kubelet starts.
+    pub(crate) prove_until: Option<Instant>,
+    /// An etcd that ran already when this keeper began.
+    adopted: Option<Running>,
     order_stamp: Stamp,
     said: Option<(Phase, Reason)>,
 }
@@ -87,8 +99,14 @@ impl Keeper {
         let events = Events::listen()?;
         let paths = Paths { dir: args.dir.clone(), data: args.data.clone() };
         let health = Arc::new(Health::default());
-        crate::probe::serve(args.probe_port, Arc::clone(&health))?;
-        let (store, at_start) = Store::load(paths.state());
+        let (mut store, at_start) = Store::load(paths.state());
+        let arrival = Arrival::look(&args, &paths, &mut store, at_start);
+        crate::probe::serve(args.probe_port, arrival.listening, Arc::clone(&health))?;
+        let prove_until = match arrival.standing {
+            Standing::Kept => None,
+            Standing::New => Some(now() + args.timing.prove),
+        };
+        let next = Hashed::new(paths.keeper_next());
         let mut keeper = Self {
             args,
             paths,
@@ -99,13 +117,21 @@ impl Keeper {
             version: None,
             suspect: None,
             backoff: Backoff::default(),
+            own: Hashed::new(OWN.into()),
+            next,
+            pauses: Pauses::default(),
+            prove_until,
+            adopted: None,
             order_stamp: None,
             said: None,
         };
         keeper.load_order();
         keeper.suspect(at_start);
-        // Whoever reads the state must not take the last keeper's words for this one's.
-        keeper.publish(Phase::Deciding, Reason::KeeperStarted, "");
+        match arrival.adopted {
+            Some(adopted) => keeper.adopted = Some(keeper.go_on(adopted)),
+            // Whoever reads the state must not take the last keeper's words for this one's.
+            None => keeper.publish(Phase::Deciding, Reason::KeeperStarted, ""),
+        }
         Ok(keeper)
     }
 
@@ -124,7 +150,10 @@ impl Keeper {
     /// Runs until it is told to end.
     pub async fn run(&mut self) -> ExitCode {
         loop {
-            let next = self.step().await;
+            let next = match self.adopted.take() {
+                Some(running) => self.supervise_etcd(running).await,
+                None => self.step().await,
+            };
             let pause = match next {
                 Next::Decide => continue,
                 Next::Idle(pause) => pause,
@@ -137,6 +166,7 @@ impl Keeper {
     }
 
     pub(crate) fn terminated(&mut self) -> ExitCode {
+        self.leave_unproven();
         self.publish(Phase::Stopped, Reason::Terminated, "");
         ExitCode::SUCCESS
     }
@@ -267,6 +297,15 @@ impl Keeper {
             }
             if now() >= until {
                 return Woken::Time;
+            }
+            // Not while etcd waits to be started again: a self-check may take longer than that.
+            if self.backoff.left().is_none() {
+                match self.hand_over(None).await {
+                    Meanwhile::Nothing => {}
+                    Meanwhile::Terminated => return Woken::Terminated,
+                    // There is none.
+                    Meanwhile::Ended(_) => return Woken::Time,
+                }
             }
         }
     }

@@ -300,6 +300,8 @@ pub enum Reason {
     Terminated,
     /// The keeper has just started.
     KeeperStarted,
+    /// Another keeper took over; etcd went on.
+    TakenOver,
 }
 
 impl Reason {
@@ -335,6 +337,7 @@ impl Reason {
         Self::Removing,
         Self::Terminated,
         Self::KeeperStarted,
+        Self::TakenOver,
     ];
 
     /// What it means and what comes next, for a human.
@@ -397,6 +400,7 @@ impl Reason {
             Self::Removing => "the member is being removed: etcd finishes its requests and ends",
             Self::Terminated => "the keeper was told to end",
             Self::KeeperStarted => "the keeper has started and looks at order, disk and peers",
+            Self::TakenOver => "another keeper took over; etcd went on",
         }
     }
 }

@@ -4,10 +4,11 @@
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
 //! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
-//! learner up in `evict.rs`; the quorum arithmetic in `quorum.rs`.
+//! learner up in `evict.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
 mod evict;
 mod grow;
+mod hand_over;
 mod observed;
 mod outcome;
 mod pivot;
@@ -19,8 +20,8 @@ mod shrink;
 pub use evict::DATA_IS_GONE;
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperView, MemberId,
-    Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
+    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, KeeperView,
+    MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -67,7 +68,7 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
         return plan;
     }
     if members.iter().all(quorum::is_healthy) {
-        return Plan::Done;
+        return hand_over::plan(o, members).unwrap_or(Plan::Done);
     }
     Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS }
 }

@@ -118,6 +118,8 @@ pub struct Seat {
     pub ordered: Option<MemberId>,
     /// What its keeper says.
     pub keeper: KeeperView,
+    /// Which binary its keeper is.
+    pub binary: KeeperBinary,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.
@@ -148,6 +150,24 @@ pub enum KeeperView {
     },
     /// Stopped: on order, or because it was removed.
     Stopped,
+}
+
+/// Which binary a keeper is, beside the controller's own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeeperBinary {
+    /// It does not say, or there is no agent to bring the controller's.
+    Unknown,
+    /// The controller's.
+    Current,
+    /// Another one; its agent offers the controller's.
+    Outdated,
+    /// A hand-over was ordered, and has not come to its end.
+    HandingOver,
+    /// The controller's was refused.
+    Refused {
+        /// Why.
+        message: String,
+    },
 }
 
 /// The boot member.

@@ -109,6 +109,11 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+    /// Have the keeper of a seat hand over to the one of the operator's own version, while etcd runs on.
+    HandOverKeeper {
+        /// Whose seat.
+        node: NodeName,
+    },
 }
 
 /// How boot is removed.
@@ -136,8 +141,11 @@ impl Step {
             | Self::CheckGate
             | Self::WithdrawBootDrain
             | Self::TombstoneBoot => false,
+            // A keeper that is no good costs its member a restart: no other controller may take a member down or change the membership
+            // on the strength of what was seen before it.
+            Self::HandOverKeeper { .. }
             // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
-            Self::Unseat { .. }
+            | Self::Unseat { .. }
             | Self::AddLearner { .. }
             | Self::Promote { .. }
             | Self::MoveLeader { .. }
@@ -216,6 +224,8 @@ reasons! {
         ScaleDownUnsupported,
         /// The CA Secret is missing or unusable.
         CaSecretUnusable,
+        /// A node refused the keeper of this version of the operator.
+        KeeperHandOverFailed,
     }
 }
 
@@ -248,5 +258,7 @@ reasons! {
         BootTombstone,
         /// A member that was told to stop.
         MemberDrain,
+        /// A keeper that hands over to another.
+        KeeperHandOver,
     }
 }

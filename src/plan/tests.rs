@@ -7,6 +7,8 @@ mod abort;
 mod clients;
 #[path = "tables/eviction.rs"]
 mod eviction;
+#[path = "tables/hand_over.rs"]
+mod hand_over;
 #[path = "tables/joining.rs"]
 mod joining;
 #[path = "tables/keepers.rs"]
@@ -35,9 +37,9 @@ mod two_voters;
 mod wording;
 
 use crate::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperView,
-    MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec, Step, Tombstone,
-    WaitFor, plan,
+    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperBinary,
+    KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec,
+    Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -157,6 +159,7 @@ fn seat(n: usize) -> Seat {
         peer_url: url(n),
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
+        binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: None,
     }

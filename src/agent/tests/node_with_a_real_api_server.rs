@@ -58,6 +58,7 @@ fn seat() -> Seat {
         limits: [].into(),
         probe_port: 2383,
         measure_data: false,
+        keeper: None,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,

@@ -183,6 +183,8 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let node = index(world, node)?;
             world.api.seats.retain(|s| s.node != node);
         }
+        // Nobody upgrades the operator here.
+        Step::HandOverKeeper { .. } => return Err(Failure::NoSuchThing),
     }
     Ok(())
 }

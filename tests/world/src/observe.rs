@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, MemberId, Node, NodeName, Observed, Preflight,
-    Progress, RemoteClient, Sample, Seat,
+    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
+    Observed, Preflight, Progress, RemoteClient, Sample, Seat,
 };
 
 use crate::api::{Api, SeatObject};
@@ -126,6 +126,8 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         peer_url: peer_url(seat.node),
         ordered: seat.ordered,
         keeper: seat.keeper.clone(),
+        // Nobody upgrades the operator here; `shipped/` does.
+        binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
     }

@@ -83,6 +83,9 @@ fn wrong(ending: &Ending) -> Option<String> {
     if !ending.violations.is_empty() {
         return Some(format!("{:?}", ending.violations));
     }
+    if at_once(ending) > 1 {
+        return Some(format!("keepers of several nodes hand over at once: {:?}", ending.hand_overs));
+    }
     (!ending.restless.is_empty()).then(|| format!("no rest: {:?}", ending.restless))
 }
 
@@ -198,4 +201,42 @@ fn the_controller_dies_in_each_call_around_an_eviction() {
     let around = first.saturating_sub(3)..first + 12;
     let tales = deaths(&reference, Who::Controller(0), &base).into_iter().filter(|t| around.contains(&t.call)).collect();
     play("eviction", tales);
+}
+
+/// The operator is upgraded after a pivot to 3.
+fn upgrade() -> &'static (Tale, Ending) {
+    static UPGRADE: OnceLock<(Tale, Ending)> = OnceLock::new();
+    UPGRADE.get_or_init(|| {
+        let base = Tale { upgrade: true, ..Tale::of(Setup::of(3, 3)) };
+        let reference = undisturbed(&base);
+        (base, reference)
+    })
+}
+
+#[test]
+fn after_an_upgrade_keepers_hand_over_one_at_a_time_and_no_etcd_restarts() {
+    let (_, ending) = upgrade();
+    assert_eq!(ending.etcd_restarts, 0, "{}", ending.story);
+    let spells: Vec<&Vec<usize>> = ending.hand_overs.iter().filter(|nodes| !nodes.is_empty()).collect();
+    assert_eq!(spells, [&vec![0], &vec![1], &vec![2]], "{}", ending.story);
+}
+
+#[test]
+fn whoever_dies_during_an_upgrade_all_keepers_are_handed_over_one_at_a_time() {
+    let (base, reference) = upgrade();
+    let mut tales = deaths(reference, Who::Controller(0), base);
+    tales.extend(deaths(reference, Who::Agent(1), base));
+    tales.extend(power_cuts(reference, Who::Controller(0), base));
+    play("upgrade, to 3", tales);
+}
+
+#[test]
+fn two_controllers_hand_over_one_keeper_at_a_time() {
+    let ending = undisturbed(&Tale { upgrade: true, two_controllers: true, ..Tale::of(Setup::of(3, 3)) });
+    assert_eq!((ending.etcd_restarts, at_once(&ending)), (0, 1), "{:?}", ending.hand_overs);
+}
+
+/// How many keepers handed over at the same time.
+fn at_once(ending: &Ending) -> usize {
+    ending.hand_overs.iter().map(Vec::len).max().unwrap_or(0)
 }

@@ -32,7 +32,7 @@ pub fn etcd_bin(name: &str) -> PathBuf {
 }
 
 /// The example, which cargo has built beside this test.
-fn keeper_bin() -> PathBuf {
+pub fn keeper_bin() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join("keeper");
     assert!(path.is_file(), "{} is missing: cargo build -p etcd-operator-keeper --examples", path.display());
@@ -243,6 +243,8 @@ pub struct Node {
     pub order: Order,
     pub probe_port: u16,
     pub keeper: Option<Child>,
+    /// What is started as the keeper.
+    pub program: PathBuf,
     log: PathBuf,
     env: Vec<(String, String)>,
 }
@@ -278,9 +280,19 @@ impl Node {
             permission: None,
             drain: None,
             archive: None,
+            keeper: None,
         };
         let env = vec![("KEEPER_MEMBERS_POLL_MS".to_owned(), "500".to_owned())];
-        Self { name: name.into(), log: root.join("keeper.log"), paths, order, probe_port: port(), keeper: None, env }
+        Self {
+            name: name.into(),
+            log: root.join("keeper.log"),
+            paths,
+            order,
+            probe_port: port(),
+            keeper: None,
+            program: keeper_bin(),
+            env,
+        }
     }
 
     pub fn client(&self) -> String {
@@ -308,7 +320,7 @@ impl Node {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(keeper_bin());
+        let mut command = Command::new(&self.program);
         command.arg(&self.paths.dir).arg(&self.paths.data).arg(etcd_bin("etcd")).arg(self.probe_port.to_string());
         command.envs(self.env.clone());
         command

@@ -8,6 +8,7 @@ use etcd_operator_agent::AgentArgs;
 use etcd_operator_keeper::contract::{DrainState, DrainStep, FORMAT, Order, Paths, Phase, Run, State};
 use etcd_operator_plan::MemberId;
 
+use super::binary::{Binary, hash};
 use super::{CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
 use crate::boot::BootHost;
@@ -39,6 +40,7 @@ struct KeeperProcess {
     since: Option<Ms>,
     accepted: Option<Order>,
     drain: Option<Draining>,
+    binary: Binary,
     written: State,
     /// Whose data lies there, and its MiB.
     data: Option<(String, u64)>,
@@ -109,11 +111,12 @@ impl Disks {
             keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect(),
             sockets: vec![String::new(); world.nodes.len()],
         };
+        fs::write(disks.image(), b"the keeper's binary")?;
         for node in 0..world.nodes.len() {
             let args = disks.agent_args(node);
             fs::create_dir_all(args.static_pods())?;
             fs::create_dir_all(args.proc.join("net"))?;
-            fs::write(&args.keeper_binary, b"the keeper's binary")?;
+            disks.upgrade(node);
         }
         if let Some(node) = boot_node(world) {
             let args = disks.agent_args(node);
@@ -121,6 +124,37 @@ impl Disks {
             fs::write(disks.boot_manifest(node), boot_pod(node))?;
         }
         Ok(disks)
+    }
+
+    /// There is another version of the operator.
+    pub(crate) fn upgrade_operator(&self) {
+        let wrote = fs::write(self.image(), b"the next keeper's binary");
+        debug_assert!(wrote.is_ok(), "{wrote:?}");
+    }
+
+    /// The agent on a node is now made from it.
+    pub(crate) fn upgrade(&self, node: usize) {
+        let copied = fs::copy(self.image(), self.agent_args(node).keeper_binary);
+        debug_assert!(copied.is_ok(), "{copied:?}");
+    }
+
+    /// The operator's binary.
+    pub(crate) fn operator(&self) -> String {
+        hash(&self.image())
+    }
+
+    fn image(&self) -> PathBuf {
+        self.root.path().join("image")
+    }
+
+    /// The binary that a cold start of a node's keeper would meet, and the one that runs.
+    pub(crate) fn keeper_binaries(&self, node: usize) -> (String, Option<String>) {
+        (hash(&self.paths(node).keeper()), self.keepers.get(node).and_then(|k| k.binary.runs.clone()))
+    }
+
+    /// Nodes whose keeper hands over.
+    pub(crate) fn handing_over(&self) -> Vec<usize> {
+        self.keepers.iter().enumerate().filter(|(_, k)| k.binary.is_open()).map(|(node, _)| node).collect()
     }
 
     /// Where they are.
@@ -176,6 +210,7 @@ impl Disks {
                 world.raft.stop(data);
             }
             process.drain = None;
+            process.binary.lose();
             return;
         }
         let since = *process.since.get_or_insert(now);
@@ -214,6 +249,7 @@ impl Disks {
             }
         }
         drain(process, world, node, &order);
+        process.binary.tick(now, &paths, &order);
         let state = state(process, world, node, &order);
         if process.written != state {
             let text = serde_json::to_vec(&state).unwrap_or_default();
@@ -328,6 +364,8 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
         removed: hex(&keeper.removed),
         consumed,
         drain: process.drain.as_ref().map(|d| d.state.clone()),
+        keeper_binary: process.binary.runs.clone(),
+        hand_over: process.binary.hand_over.clone(),
         ..State::default()
     }
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, reason = "where the stage cannot be set, a test ends by it")]
 
 mod api_server;
+mod binary;
 mod calls;
 mod disk;
 mod etcd;
@@ -81,6 +82,8 @@ pub struct Tale {
     pub boot_peer_url: Option<&'static str>,
     /// A node whose link carries a learner so many entries per second, and until when (ms of the tale).
     pub slow: Option<(usize, u64, Ms)>,
+    /// After the pivot the operator is upgraded, its pods one after the other; what goes wrong then goes wrong in the new pods.
+    pub upgrade: bool,
 }
 
 impl Tale {
@@ -95,6 +98,7 @@ impl Tale {
             two_controllers: false,
             boot_peer_url: None,
             slow: None,
+            upgrade: false,
         }
     }
 }
@@ -112,7 +116,11 @@ pub struct Ending {
     pub failed_writes: usize,
     /// Changes of API objects, Leases left out, and membership calls, in the minute after the end.
     pub restless: Vec<String>,
-    /// The calls of each process's first life, up to the end.
+    /// After an upgrade: which node's keepers handed over, in this order, one word per node and spell.
+    pub hand_overs: Vec<Vec<usize>>,
+    /// After an upgrade: etcd processes of ours that are not those from before it.
+    pub etcd_restarts: usize,
+    /// The calls of each process's first life (after an upgrade: as the new version), up to the end.
     pub calls: BTreeMap<Who, Vec<String>>,
     /// What the Events say, in order.
     pub events: Vec<String>,
@@ -167,7 +175,11 @@ struct Stage<'a> {
     /// Who starts again when.
     dead: Vec<(Who, tokio::time::Instant)>,
     power_on_at: Option<tokio::time::Instant>,
+    /// When the tale began, on the World's clock.
+    began: Ms,
     gone_wrong: bool,
+    /// Whose keepers hand over, whenever that changed.
+    hand_overs: Vec<Vec<usize>>,
 }
 
 impl<'a> Stage<'a> {
@@ -183,21 +195,78 @@ impl<'a> Stage<'a> {
         let disks = Disks::new(&world).expect("temporary files");
         let store = Store::new();
         objects(&store, &world, &tale.setup);
+        let began = world.now;
         let world = Arc::new(Mutex::new(world));
-        let mut stage =
-            Self { tale, world, store, disks, processes: Vec::new(), dead: Vec::new(), power_on_at: None, gone_wrong: false };
-        let wrong = match tale.wrong {
-            Wrong::Process(when) => Some((tale.call, when)),
-            // The moment before the call.
-            Wrong::PowerOfAll => Some((tale.call, When::Before)),
-            Wrong::Nothing => None,
+        let mut stage = Self {
+            tale,
+            began,
+            world,
+            store,
+            disks,
+            processes: Vec::new(),
+            dead: Vec::new(),
+            power_on_at: None,
+            gone_wrong: false,
+            hand_overs: Vec::new(),
         };
-        let controllers = if tale.two_controllers { 2 } else { 1 };
-        let all = (0..controllers).map(Who::Controller).chain((0..tale.setup.nodes).map(Who::Agent));
-        for who in all {
-            stage.start(who, wrong.filter(|_| who == tale.who));
+        for who in stage.everybody() {
+            let wrong = stage.wrong(who).filter(|_| !tale.upgrade);
+            stage.start(who, wrong);
         }
         stage
+    }
+
+    fn everybody(&self) -> Vec<Who> {
+        let controllers = if self.tale.two_controllers { 2 } else { 1 };
+        (0..controllers).map(Who::Controller).chain((0..self.tale.setup.nodes).map(Who::Agent)).collect()
+    }
+
+    /// Which call of a process goes wrong.
+    fn wrong(&self, who: Who) -> Option<(usize, When)> {
+        let wrong = match self.tale.wrong {
+            Wrong::Process(when) => Some((self.tale.call, when)),
+            // The moment before the call.
+            Wrong::PowerOfAll => Some((self.tale.call, When::Before)),
+            Wrong::Nothing => None,
+        };
+        wrong.filter(|_| who == self.tale.who)
+    }
+
+    /// The operator's pods are replaced one after the other, as a Deployment and a DaemonSet do: for a while the versions differ.
+    async fn upgrade(&mut self) {
+        self.disks.upgrade_operator();
+        for who in self.everybody() {
+            self.end(who);
+            if let Who::Agent(node) = who {
+                self.disks.upgrade(node);
+            }
+            for _ in 0..(RESTART.as_millis() / u128::from(TICK_MS)) {
+                self.tick().await;
+            }
+            self.start(who, self.wrong(who));
+            if let Some(process) = self.processes.iter_mut().find(|p| p.who == who) {
+                process.first_life = process.calls.clone();
+            }
+        }
+    }
+
+    /// Whether each seat's keeper is of the operator's version, and stays so in a cold start.
+    fn is_upgraded(&self) -> bool {
+        let new = self.disks.operator();
+        let seats: Vec<usize> = {
+            let world = lock(&self.world);
+            (0..world.nodes.len()).filter(|n| world.member_on(*n).is_some()).collect()
+        };
+        seats.into_iter().all(|node| self.disks.keeper_binaries(node) == (new.clone(), Some(new.clone())))
+    }
+
+    fn etcd_processes(&self) -> BTreeMap<u64, Option<Ms>> {
+        let world = lock(&self.world);
+        let since = |id| match world.raft.processes.get(&id).map(|p| p.life) {
+            Some(crate::raft::Life::Up { since }) => Some(since),
+            Some(crate::raft::Life::Draining { .. } | crate::raft::Life::Down) | None => None,
+        };
+        world.our_voters().iter().map(|id| (id.0, since(*id))).collect()
     }
 
     fn start(&mut self, who: Who, wrong: Option<(usize, When)>) {
@@ -224,6 +293,7 @@ impl<'a> Stage<'a> {
                     default_repository: REPOSITORY.into(),
                     lease: LeaseTimes::default(),
                     learner_patience: PATIENCE,
+                    binary: Some(self.disks.operator()),
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
             }
@@ -240,26 +310,14 @@ impl<'a> Stage<'a> {
     }
 
     async fn play(&mut self) -> Ending {
-        let began = lock(&self.world).now;
-        let mut complete = false;
-        let mut since = None;
-        while lock(&self.world).now < began + ENDS_WITHIN_MS {
-            self.tick().await;
-            if let Some((node, _, until)) = self.tale.slow {
-                let mut world = lock(&self.world);
-                if world.now >= began.saturating_add(until) {
-                    world.raft.slow.remove(&peer_url(node));
-                }
-            }
-            // What an object says may be from before a power cut.
-            let now = lock(&self.world).now;
-            if !self.is_complete() {
-                since = None;
-            } else if now - *since.get_or_insert(now) >= SURE_MS {
-                complete = true;
-                break;
-            }
+        let began = self.began;
+        let mut complete = self.comes_to_rest().await;
+        let before = self.etcd_processes();
+        if complete && self.tale.upgrade {
+            self.upgrade().await;
+            complete = self.comes_to_rest().await && self.is_upgraded();
         }
+        let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
         let at = lock(&self.world).now;
         let calls = self.processes.iter().map(|p| (p.who, p.first_life.log())).collect();
         let restless = if complete { self.rest().await } else { Vec::new() };
@@ -273,6 +331,8 @@ impl<'a> Stage<'a> {
             at: at - began,
             violations: world.trace.violations.clone(),
             failed_writes: world.trace.failed.len(),
+            hand_overs: self.hand_overs.clone(),
+            etcd_restarts,
             restless,
             calls,
             events: self.store.notes(),
@@ -281,13 +341,39 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// Whether all is as wanted for a while, in time.
+    async fn comes_to_rest(&mut self) -> bool {
+        let began = lock(&self.world).now;
+        let mut since = None;
+        while lock(&self.world).now < began + ENDS_WITHIN_MS {
+            self.tick().await;
+            // What an object says may be from before a power cut.
+            let now = lock(&self.world).now;
+            if !self.is_complete() {
+                since = None;
+            } else if now - *since.get_or_insert(now) >= SURE_MS {
+                return true;
+            }
+        }
+        false
+    }
+
     /// One step of time: the World's, the disks', and whoever died is noticed.
     async fn tick(&mut self) {
         tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
         {
             let mut world = lock(&self.world);
             world.advance(TICK_MS);
+            if let Some((node, _, until)) = self.tale.slow
+                && world.now >= self.began.saturating_add(until)
+            {
+                world.raft.slow.remove(&peer_url(node));
+            }
             self.disks.tick(&mut world);
+        }
+        let handing_over = self.disks.handing_over();
+        if self.hand_overs.last() != Some(&handing_over) {
+            self.hand_overs.push(handing_over);
         }
         let now = tokio::time::Instant::now();
         let died: Vec<Who> =
