@@ -65,7 +65,7 @@ cargo build --locked -q --workspace --all-targets || { echo "the build failed" >
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked -q --workspace --all-targets -- -D warnings
 check crds crds_are_current
-suite unit cargo test --locked -q -p etcd-operator -p etcd-operator-api -p etcd-operator-etcd -p etcd-operator-client -p etcd-operator-bed --lib --bins
+suite unit cargo test --locked -q -p etcd-operator -p etcd-operator-api -p etcd-operator-etcd -p etcd-operator-client -p etcd-operator-bed -p etcd-operator-crash --lib --bins
 suite docs cargo test --locked -q -p etcd-operator --test docs
 suite world cargo test --locked -q -p etcd-operator-world -p etcd-operator-plan
 suite keeper cargo test --locked -q --no-fail-fast -p etcd-operator-keeper

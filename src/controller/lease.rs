@@ -37,6 +37,7 @@ impl Default for LeaseTimes {
 #[derive(Clone)]
 pub(crate) struct Claim {
     held: watch::Receiver<bool>,
+    aside: watch::Sender<Option<clock::Instant>>,
     stop: watch::Sender<bool>,
     done: watch::Receiver<bool>,
     /// The renewing ends when the last handle goes.
@@ -47,21 +48,22 @@ impl Claim {
     /// Starts to claim the Lease in the background.
     pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes) -> Self {
         let (held_tx, held) = watch::channel(false);
+        let (aside, stands_aside) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let (done_tx, done) = watch::channel(false);
         let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
         let mut task = JoinSet::new();
         task.spawn(async move {
-            keeper.run(&held_tx, stopped).await;
+            keeper.run(&held_tx, stands_aside, stopped).await;
             held_tx.send_replace(false);
             done_tx.send_replace(true);
         });
-        Self { held, stop, done, _task: Arc::new(task) }
+        Self { held, aside, stop, done, _task: Arc::new(task) }
     }
 
     /// Whether this replica holds it right now.
     pub(crate) fn is_held(&self) -> bool {
-        *self.held.borrow()
+        *self.held.borrow() && !is_aside(*self.aside.borrow())
     }
 
     /// Yields each time this replica gets it.
@@ -74,6 +76,11 @@ impl Claim {
                 }
             }
         })
+    }
+
+    /// Gives it back and does not claim it for a while: another replica may do better. Acts on nothing from this moment on.
+    pub(crate) fn stand_aside(&self, duration: Duration) {
+        self.aside.send_replace(Some(clock::instant() + duration));
     }
 
     /// Gives it back, so that the other replica need not wait.
@@ -98,7 +105,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, held: &watch::Sender<bool>, mut stopped: watch::Receiver<bool>) {
+    async fn run(
+        mut self,
+        held: &watch::Sender<bool>,
+        mut aside: watch::Receiver<Option<clock::Instant>>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         let mut renewed = clock::instant();
         // What was said last, so that it is said once and not every 2 s.
         let mut said = String::new();
@@ -109,7 +121,15 @@ impl Keeper {
             }
         };
         loop {
-            match clock::within(self.times.renew_deadline, self.try_once()).await {
+            let stands_aside = is_aside(*aside.borrow_and_update());
+            let outcome = if stands_aside {
+                set(held, false);
+                clock::within(self.times.renew_deadline, self.give_back()).await.map(|given| given.map(|()| false))
+            } else {
+                clock::within(self.times.renew_deadline, self.try_once()).await
+            };
+            match outcome {
+                Some(Ok(false)) if stands_aside => say("this replica stands aside for another".into()),
                 Some(Ok(true)) => {
                     renewed = clock::instant();
                     set(held, true);
@@ -129,6 +149,7 @@ impl Keeper {
             }
             tokio::select! {
                 () = clock::sleep(self.times.retry) => {}
+                Ok(()) = aside.changed() => {}
                 _ = stopped.wait_for(|stop| *stop) => break,
             }
         }
@@ -192,6 +213,10 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+fn is_aside(until: Option<clock::Instant>) -> bool {
+    until.is_some_and(|until| clock::instant() < until)
 }
 
 fn jiff_now() -> jiff::Timestamp {

@@ -37,6 +37,8 @@ pub(crate) struct Memory {
     pub(crate) preflight_failed: Option<String>,
     /// A step that was refused in a way that passes, and until when it is not tried again, ms.
     pub(crate) refused: Option<(Step, u64)>,
+    /// Since when etcd has not answered this replica while the API did, and when that was seen last, ms.
+    pub(crate) etcd_silent: Option<(u64, u64)>,
     /// Since when boot has been seen signalled, ms.
     pub(crate) signalled_since: Option<u64>,
     /// The endpoints that this process has published.
@@ -67,6 +69,7 @@ impl Memory {
             preflight: None,
             preflight_failed: None,
             refused: None,
+            etcd_silent: None,
             signalled_since: None,
             published: Vec::new(),
             unsigned: BTreeMap::new(),

@@ -18,6 +18,13 @@ const AFTER_STEP: Duration = Duration::from_millis(50);
 /// How soon after a refusal that passes, such as etcd's own wait of 5 s between two changes.
 const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 
+/// How long etcd may be silent before another replica should try, ms: some passes, each of which asks for 2 s.
+const ETCD_SILENT_MS: u64 = 15_000;
+/// Two passes that are further apart than this do not belong together, ms: a held one comes every 5 s and takes 2 s.
+const BREAK_MS: u64 = 9_000;
+/// How long this replica then does not lead: for another to see the free Lease, which takes it 2 s.
+const STANDS_ASIDE: Duration = Duration::from_secs(10);
+
 /// Runs one pass. Returns how soon to look again; `None` = when something changes.
 pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
@@ -28,6 +35,7 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         return Ok(Some(AFTER_STEP));
     }
     structure::note_signal(&view, memory);
+    let silent = etcd_is_silent(&view, memory);
     let seen = observed(&view, memory, &context.args);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
@@ -41,6 +49,10 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     let new = status::compute(context, &view, memory, &seen, &plan);
     if new.pivot.as_ref().is_some_and(|p| p.phase == "Aborted") {
         memory.forget_pivot();
+    }
+    if silent {
+        tracing::warn!(cluster = name, "etcd does not answer this replica, though the API does: another one may lead");
+        context.lease.stand_aside(STANDS_ASIDE);
     }
     let written = status::write(context, &view, new, &plan, memory).await?;
     preflight::repeat(context, &view, memory, &seen.preflight).await?;
@@ -56,6 +68,23 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         Plan::Hold { .. } => Ok(Some(Duration::from_millis(etcd_operator_plan::SLOW_LOOK_MS))),
         Plan::Done => Ok(None),
     }
+}
+
+/// Whether etcd has not answered for so long that another replica should try: the API that this one was read from rests on that very etcd, so
+/// it is this replica's way to it that is cut.
+fn etcd_is_silent(view: &View, memory: &mut Memory) -> bool {
+    if view.etcd.is_ok() || view.ca.is_err() {
+        memory.etcd_silent = None;
+        return false;
+    }
+    // A pass that did not come about for want of the API is a break.
+    let since = memory
+        .etcd_silent
+        .filter(|(_, last)| view.now_ms.saturating_sub(*last) < BREAK_MS)
+        .map_or(view.now_ms, |(since, _)| since);
+    let is_silent = view.now_ms.saturating_sub(since) >= ETCD_SILENT_MS;
+    memory.etcd_silent = (!is_silent).then_some((since, view.now_ms));
+    is_silent
 }
 
 /// Live numbers stay out of the status; who wants to know what the pivot waits for finds them here.
