@@ -169,6 +169,18 @@ pub struct SelfHosted {
     /// Only check whether the pivot could be made; change nothing.
     #[serde(default)]
     pub preflight_only: bool,
+    /// How a boot that is no static pod is stopped. Unset: it is removed alive, and a write in flight may fail. Without effect where the
+    /// agent of boot's node finds its static pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_boot: Option<StopBoot>,
+}
+
+/// How a boot that is no static pod is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum StopBoot {
+    /// By `etcd-operator pivot --boot-command`, which runs as long as the pivot: the order stands in status.pivot.bootDrain, the answer in
+    /// the annotation `etcd.database.coreos.com/boot-command`.
+    Command,
 }
 
 /// Certificates.
@@ -283,6 +295,20 @@ pub struct PivotStatus {
     /// When boot was seen to be out of the member list, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_removed: Option<String>,
+    /// The order to stop boot, where a command does that (spec.selfHosted.stopBoot).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_drain: Option<CommandOrder>,
+}
+
+/// The order to stop boot by its command.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CommandOrder {
+    /// Unique ID, which ends in the attempt.
+    pub id: String,
+    /// Nobody carried it out in time: it must not be begun any more.
+    #[serde(default)]
+    pub withdrawn: bool,
 }
 
 /// A disruptive step that a controller has announced before taking it.

@@ -1,5 +1,6 @@
 //! The API types of `etcd.database.coreos.com/v1beta2`, their validation and conditions. No IO.
 
+pub mod boot_command;
 pub mod cluster;
 pub mod condition;
 pub mod member;

@@ -380,7 +380,7 @@ pub struct BootStatus {
     /// Path of boot's static manifest on the node, if it is a static pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
-    /// Boot's `--max-learners`, if it is a static pod; 1 where it has no such flag (etcd's default).
+    /// Boot's `--max-learners`, of its static pod or else its process; 1 where it has no such flag (etcd's default).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_learners: Option<u16>,
     /// Whether boot's etcd process was found and can be signalled.

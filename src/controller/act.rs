@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, structure};
+use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, stopper, structure};
 use crate::clock;
 
 /// What became of a step.
@@ -38,7 +38,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::CheckGate => check_gate(view, memory).await.map(done),
         Step::MoveLeader { from, to } => leader::transfer(view, memory, MemberId(from.0), MemberId(to.0)).await,
         Step::RemoveBoot { boot, how } => remove::boot(context, view, memory, MemberId(boot.0), *how).await,
-        Step::WithdrawBootDrain => remove::withdraw(context, view).await.map(done),
+        Step::WithdrawBootDrain => stopper::withdraw(context, view).await.map(done),
         Step::TombstoneBoot => remove::tombstone(context, view).await.map(done),
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,

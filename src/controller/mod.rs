@@ -15,6 +15,7 @@ mod preflight;
 mod progress;
 mod remove;
 mod status;
+mod stopper;
 mod structure;
 
 use std::collections::HashMap;

@@ -245,13 +245,13 @@ fn of_boot(view: &View) -> Option<(HoldReason, String)> {
 fn boot_process(view: &View) -> Option<(HoldReason, String)> {
     let member = view.boot_member()?;
     let boot = member.status.clone().unwrap_or_default().boot.unwrap_or_default();
-    if boot.process_found && boot.manifest.is_some() {
+    if (boot.process_found && boot.manifest.is_some()) || super::stopper::is_command(view) {
         return None;
     }
     Some((
         HoldReason::BootProcessNotFound,
         format!(
-            "boot answers at {}, but the agent on {} finds {} of it; boot must be a static pod of that node: {}",
+            "boot answers at {}, but the agent on {} finds {} of it; boot must be a static pod of that node, or be stopped by a command (pivot --boot-command): {}",
             view.boot_endpoint().unwrap_or_default(),
             member.spec.node_name,
             if boot.process_found { "no static pod manifest" } else { "no etcd process" },

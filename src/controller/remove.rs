@@ -1,6 +1,6 @@
 //! Drain, remove, kill (design D7.5): the one way in which a living member leaves.
 //!
-//! We hold a watch open on the member, so that its drain goes on; the one beside it (boot's agent, a member's keeper) sends SIGTERM; the
+//! We hold a watch open on the member, so that its drain goes on; the one beside it (boot's agent or command, a member's keeper) sends SIGTERM; the
 //! closed listener is the sign; MemberRemove follows as soon as requests in flight can be done, with a deadline. Whoever signalled asks the other members himself and kills
 //! the process when it is no longer listed, or starts it again after 10 s. Nothing between signal and kill goes through the API.
 
@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_operator_api::member::{BootDrain, BootDrainStep, EtcdMember};
+use etcd_operator_api::member::BootDrain;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
 use etcd_operator_etcd::error::ErrorKind;
 use etcd_operator_etcd::ids::MemberId;
@@ -17,10 +17,11 @@ use etcd_operator_plan::{NodeName, Removal};
 use super::act::Outcome;
 use super::memory::Memory;
 use super::observe::View;
+use super::stopper::{Answer, Stopper};
 use super::{Context, ControllerError, api_error, etcd, members};
 use crate::clock::{self, Instant};
 
-/// How long the signal may take to come after it was ordered: an agent that does not see the order in this time is not there.
+/// How long the signal may take to come after it was ordered: who does not see the order in this time is not there.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
 /// MemberRemove must be done this long after the signal and never later: after 7 s the drain is over, after 10 s it is started again.
 const REMOVE_WITHIN: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ pub(crate) async fn boot(
         Removal::Alive => return remove_now(&leaving, clock::instant()).await,
         Removal::Drain { attempt } => attempt,
     };
-    let Some(member) = view.boot_member() else { return Err(ControllerError::Object("boot has no EtcdMember".into())) };
+    let Some(stopper) = Stopper::of(view) else { return Err(ControllerError::Object("boot has no EtcdMember".into())) };
     let Ok(reading) = &view.etcd else { return Ok(Outcome::NotYet) };
     let drain = BootDrain {
         id: format!("{}-{attempt}", members::unique("drain")),
@@ -69,21 +70,21 @@ pub(crate) async fn boot(
         tracing::info!(error = %error, "boot's drain could not be held open; trying again");
         return Ok(Outcome::NotYet);
     }
-    let member = members::change(context, member, |spec| {
-        if let Some(boot) = &mut spec.boot {
-            boot.drain = Some(drain.clone());
+    stopper.order(context, &drain).await?;
+    // Of an earlier order.
+    memory.signalled_since = None;
+    let at = match sign_of_boot(context, &stopper, &drain.id, &leaving).await {
+        Some(Answer::Signalled) => clock::instant(),
+        refused => {
+            tracing::warn!(answers, ?refused, "boot was not signalled, the order is taken back");
+            stopper.take_back(context).await?;
+            if answers {
+                return Ok(Outcome::NotYet);
+            }
+            // Neither it nor anybody beside it answers: its node is off. The gate was passed without it, and a dead voter is a risk for the
+            // rest.
+            return remove_now(&leaving, clock::instant()).await;
         }
-    })
-    .await?;
-    let signalled = signal_of_boot(context, &member, &drain.id, &leaving).await;
-    let Some(at) = signalled else {
-        tracing::warn!(answers, "boot was not signalled in time, the order is taken back");
-        take_back(context, &member).await?;
-        if answers {
-            return Ok(Outcome::NotYet);
-        }
-        // Neither it nor anybody beside it answers: its node is off. The gate was passed without it, and a dead voter is a risk for the rest.
-        return remove_now(&leaving, clock::instant()).await;
     };
     clock::sleep(FINISH_WITHIN).await;
     let removed = remove_now(&leaving, at).await;
@@ -92,20 +93,13 @@ pub(crate) async fn boot(
     removed
 }
 
-/// The sign that SIGTERM was sent: boot's listener is closed, or the agent says so.
-async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, leaving: &Leaving) -> Option<Instant> {
-    let name = member.metadata.name.clone().unwrap_or_default();
-    let agent_says = async {
+/// The sign that SIGTERM was sent: boot's listener is closed, or who was to send it says so. `None` = there is none in time.
+async fn sign_of_boot(context: &Context, stopper: &Stopper<'_>, id: &str, leaving: &Leaving) -> Option<Answer> {
+    let said = async {
         loop {
             clock::sleep(LOOK_EVERY * 10).await;
-            let Ok(Some(member)) = context.members().get_opt(&name).await else { continue };
-            let boot = member.status.and_then(|s| s.boot).unwrap_or_default();
-            if boot.drain_id.as_deref() == Some(id) {
-                match boot.drain_step {
-                    Some(BootDrainStep::Signalled | BootDrainStep::Gone) => return true,
-                    Some(BootDrainStep::Failed | BootDrainStep::StartedAgain) => return false,
-                    None => {}
-                }
+            if let Some(answer) = stopper.answer(context, id).await {
+                return answer;
             }
         }
     };
@@ -113,15 +107,15 @@ async fn signal_of_boot(context: &Context, member: &EtcdMember, id: &str, leavin
         while !leaving.dial.is_closed(leaving.address).await {
             clock::sleep(LOOK_EVERY).await;
         }
-        true
+        Answer::Signalled
     };
     let sign = clock::within(SIGNAL_WITHIN, async {
         tokio::select! {
-            sign = agent_says => sign,
+            sign = said => sign,
             sign = listener_closes => sign,
         }
     });
-    sign.await.unwrap_or(false).then(clock::instant)
+    sign.await
 }
 
 /// MemberRemove through the members that stay, until one says that it is done, or the time is over.
@@ -170,27 +164,6 @@ async fn leaving(view: &View, memory: &mut Memory, id: MemberId) -> Result<Leavi
     let address =
         members::address(&url).parse().map_err(|_| ControllerError::Object(format!("{id} has no client URL by IP: {url:?}")))?;
     Ok(Leaving { id, client: etcd::client(memory, &url).await?, address, others, dial: memory.dial.clone() })
-}
-
-/// Takes back an order that was not carried out. One that the agent has carried out in between takes its own course: it asks the
-/// members, and boot is started again by its kubelet.
-pub(crate) async fn withdraw(context: &Context, view: &View) -> Result<(), ControllerError> {
-    match view.boot_member() {
-        Some(member) => take_back(context, member).await,
-        None => Ok(()),
-    }
-}
-
-async fn take_back(context: &Context, member: &EtcdMember) -> Result<(), ControllerError> {
-    let name = member.metadata.name.clone().unwrap_or_default();
-    let fresh = context.members().get(&name).await.map_err(api_error("reading boot's EtcdMember"))?;
-    members::change(context, &fresh, |spec| {
-        if let Some(boot) = &mut spec.boot {
-            boot.drain = None;
-        }
-    })
-    .await
-    .map(drop)
 }
 
 /// Has boot's agent put its manifest away.

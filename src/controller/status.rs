@@ -244,7 +244,7 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
     }
     if pivot.phase == "Aborted" {
         // The next pivot checks anew and takes its own snapshot.
-        (pivot.preflight_id, pivot.listening_since) = (None, None);
+        (pivot.preflight_id, pivot.listening_since, pivot.boot_drain) = (None, None, None);
         return;
     }
     if pivot.preflight_id.is_none() && seen.preflight == Preflight::Passed {
@@ -476,7 +476,8 @@ pub(crate) async fn set_intent(
     replace(context, object).await
 }
 
-async fn replace(context: &Context, object: EtcdCluster) -> Result<EtcdCluster, ControllerError> {
+/// Writes the status over the version that the object was read at.
+pub(crate) async fn replace(context: &Context, object: EtcdCluster) -> Result<EtcdCluster, ControllerError> {
     let name = object.name_any();
     let what = "writing the EtcdCluster's status";
     context.clusters().replace_status(&name, &PostParams::default(), &object).await.map_err(api_error(what))

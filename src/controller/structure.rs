@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootDrainStep, BootSpec, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat};
+use etcd_operator_api::member::{BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat};
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips, is_fresh};
-use super::{Context, ControllerError, members};
+use super::{Context, ControllerError, members, stopper};
 use crate::pki::{self, Ca, Usage};
 
 /// An agent's word for an order that is older than the one on its node (`agent/problem.rs`).
@@ -265,12 +265,13 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
         return plan::Boot::None;
     }
     let id = view.boot_id().map(|id| plan::MemberId(id.0));
+    let by_command = stopper::is_command(view);
     let Some(member) = view.boot_member() else {
         return plan::Boot::Member {
             id,
-            host: plan::BootHost::Elsewhere,
+            host: if by_command { plan::BootHost::Command } else { plan::BootHost::Elsewhere },
             snapshot: plan::Snapshot::Impossible,
-            drain: plan::BootDrain::None,
+            drain: command_drain(view, memory),
             tombstone: plan::Tombstone::Impossible,
         };
     };
@@ -279,7 +280,9 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
     let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
     plan::Boot::Member {
         id,
-        host: if status.process_found && status.manifest.is_some() {
+        host: if by_command {
+            plan::BootHost::Command
+        } else if status.process_found && status.manifest.is_some() {
             plan::BootHost::StaticPod
         } else {
             plan::BootHost::NotFound
@@ -289,15 +292,32 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
             (Some(id), Some(taken)) if taken.id == *id => plan::Snapshot::Taken,
             (Some(_), _) => plan::Snapshot::Pending,
         },
-        drain: match drain(orders.as_ref(), status.drain_id.as_deref(), status.drain_step) {
-            plan::BootDrain::Signalled { attempt } if is_given_up(view, memory) => plan::BootDrain::StartedAgain { attempt },
-            drain => drain,
+        drain: match (command_drain(view, memory), drain(orders.as_ref(), status.drain_id.as_deref(), status.drain_step)) {
+            (plan::BootDrain::None, plan::BootDrain::Signalled { attempt }) if is_silent(view) && is_given_up(view, memory) => {
+                plan::BootDrain::StartedAgain { attempt }
+            }
+            (plan::BootDrain::None, drain) => drain,
+            (by_command, _) => by_command,
         },
-        tombstone: match orders.as_ref().and_then(|b| b.tombstone.as_ref()) {
-            None => plan::Tombstone::None,
-            Some(id) if status.tombstone_id.as_ref() == Some(id) => plan::Tombstone::Set,
-            Some(_) => plan::Tombstone::Pending,
-        },
+        // What keeps it from starting is its command's `kill`.
+        tombstone: if by_command { plan::Tombstone::Impossible } else { tombstone_of(orders.as_ref(), &status) },
+    }
+}
+
+/// What its command says, whoever stops boot by now: a signal cannot be taken back. Whoever runs it starts boot again after 10 s, and it
+/// does so itself if he is gone, but then nobody says so.
+fn command_drain(view: &View, memory: &Memory) -> plan::BootDrain {
+    match stopper::drain(view) {
+        plan::BootDrain::Signalled { attempt } if is_given_up(view, memory) => plan::BootDrain::StartedAgain { attempt },
+        drain => drain,
+    }
+}
+
+fn tombstone_of(orders: Option<&BootSpec>, status: &BootStatus) -> plan::Tombstone {
+    match orders.and_then(|b| b.tombstone.as_ref()) {
+        None => plan::Tombstone::None,
+        Some(id) if status.tombstone_id.as_ref() == Some(id) => plan::Tombstone::Set,
+        Some(_) => plan::Tombstone::Pending,
     }
 }
 
@@ -310,19 +330,22 @@ fn is_buried(view: &View) -> bool {
     recorded.is_none() && ordered.is_some() && ordered == done
 }
 
+fn is_silent(view: &View) -> bool {
+    view.boot_id().is_some_and(|id| view.status_of(id).is_none())
+}
+
 fn is_given_up(view: &View, memory: &Memory) -> bool {
-    let silent = view.boot_id().is_some_and(|id| view.status_of(id).is_none());
-    silent && memory.signalled_since.is_some_and(|since| view.now_ms.saturating_sub(since) > SIGNAL_ENDS_WITHIN_MS)
+    memory.signalled_since.is_some_and(|since| view.now_ms.saturating_sub(since) > SIGNAL_ENDS_WITHIN_MS)
 }
 
 /// Since when this process has seen boot signalled.
 pub(crate) fn note_signal(view: &View, memory: &mut Memory) {
     let boot = view.boot_member().and_then(|b| b.status.as_ref()).and_then(|s| s.boot.as_ref());
-    match boot.and_then(|b| b.drain_step) {
-        Some(BootDrainStep::Signalled) => {
-            memory.signalled_since.get_or_insert(view.now_ms);
-        }
-        _ => memory.signalled_since = None,
+    let by_agent = boot.and_then(|b| b.drain_step) == Some(BootDrainStep::Signalled);
+    if by_agent || matches!(stopper::drain(view), plan::BootDrain::Signalled { .. }) {
+        memory.signalled_since.get_or_insert(view.now_ms);
+    } else {
+        memory.signalled_since = None;
     }
 }
 

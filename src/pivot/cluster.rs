@@ -1,6 +1,6 @@
 //! The EtcdCluster that the command posts, adopts, holds or takes back.
 
-use etcd_operator_api::cluster::{CaRef, EtcdCluster, EtcdClusterSpec, SelfHosted, TlsPolicy};
+use etcd_operator_api::cluster::{CaRef, EtcdCluster, EtcdClusterSpec, SelfHosted, StopBoot, TlsPolicy};
 use etcd_operator_api::member::{EtcdMember, Role};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -82,9 +82,31 @@ async fn adopt(api: &Api<EtcdCluster>, args: &PivotArgs, found: &EtcdCluster) ->
         )));
     }
     // Run again after a timeout or a check: go on.
-    let patch = json!({"spec": {"selfHosted": {"holdBootRemoval": false, "preflightOnly": args.check, "abort": args.abort}}});
+    let mut hosted = json!({"holdBootRemoval": false, "preflightOnly": args.check, "abort": args.abort});
+    if let (Some(stop), Some(fields)) = (stop_boot(args), hosted.as_object_mut()) {
+        fields.insert("stopBoot".into(), json!(stop));
+    }
+    let patch = json!({"spec": {"selfHosted": hosted}});
     let patched = api.patch(&args.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(refused_or_silent)?;
     Ok(patched.metadata.generation.unwrap_or(0))
+}
+
+fn stop_boot(args: &PivotArgs) -> Option<StopBoot> {
+    args.boot_command.as_ref().map(|_| StopBoot::Command)
+}
+
+/// Whether boot is on no node of the cluster and nothing says how to stop it. `None` = not known yet.
+pub(super) async fn is_removed_alive(client: Client, args: &PivotArgs, generation: i64, cluster: &EtcdCluster) -> Option<bool> {
+    let hosted = cluster.spec.self_hosted.as_ref()?;
+    let status = cluster.status.as_ref().filter(|status| status.observed_generation >= generation)?;
+    if args.abort || hosted.stop_boot.is_some() || hosted.skip_boot_member_removal || Judge::is_boot_removed(cluster) {
+        return Some(false);
+    }
+    // The controller makes boot's EtcdMember, if any, in the pass in which it writes boot's ID.
+    status.pivot.as_ref()?.boot_member_id.as_ref()?;
+    let members: Api<EtcdMember> = Api::namespaced(client, &args.namespace);
+    let found = members.get_opt(&format!("{}-boot", args.name)).await.ok()?;
+    Some(found.is_none())
 }
 
 /// A flag that differs from what the EtcdCluster has must not be dropped in silence.
@@ -136,8 +158,12 @@ pub(super) async fn checks(args: &PivotArgs, client: Client) -> Result<Vec<Strin
 }
 
 fn object(args: &PivotArgs, endpoint: &str) -> EtcdCluster {
-    let hosted =
-        SelfHosted { boot_member_client_endpoint: endpoint.to_owned(), preflight_only: args.check, ..SelfHosted::default() };
+    let hosted = SelfHosted {
+        boot_member_client_endpoint: endpoint.to_owned(),
+        preflight_only: args.check,
+        stop_boot: stop_boot(args),
+        ..SelfHosted::default()
+    };
     let tls = args.ca_secret.clone().map(|secret_name| TlsPolicy { ca: Some(CaRef { secret_name }), static_: None });
     let spec = EtcdClusterSpec {
         size: args.size.unwrap_or(DEFAULT_SIZE),

@@ -1,11 +1,14 @@
 //! `etcd-operator pivot`: posts (or adopts) the EtcdCluster, shows what the controller does, and ends when boot is out. It plans nothing
 //! itself: run again, it goes on where things are.
 
+mod boot_command;
 mod cluster;
 mod outcome;
 mod progress;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -15,6 +18,8 @@ use kube::Api;
 
 use crate::cli::ApiFlags;
 use crate::clock;
+use boot_command::Program;
+pub use boot_command::{Attendant, BootCommand, Verb};
 use outcome::{End, Judge};
 use progress::Progress;
 
@@ -39,6 +44,10 @@ pub struct PivotArgs {
     /// Client URL of boot etcd, https://<IP>:<port>. Needed unless the EtcdCluster exists.
     #[arg(long)]
     boot_endpoint: Option<String>,
+    /// Program that stops and starts a boot that is no static pod, called as `<program> drain|kill|start`. `drain` sends SIGTERM and starts
+    /// boot again after 10 s unless `kill` came; `kill` ends it for good. Without it such a boot is removed alive.
+    #[arg(long, value_name = "PROGRAM")]
+    boot_command: Option<PathBuf>,
     /// Number of members. Default: 3.
     #[arg(long)]
     size: Option<i32>,
@@ -114,12 +123,17 @@ pub fn main(args: PivotArgs) -> ExitCode {
 
 async fn run(args: PivotArgs) -> Result<End, PivotError> {
     cluster::check_arguments(&args)?;
+    let program = args.boot_command.as_deref().map(Program::at).transpose()?;
     let servers = ApiServers::connect(&args.api.clone().into()).await?;
     let api: Api<EtcdCluster> = Api::namespaced(servers.client(), &args.namespace);
     let wanted_generation = cluster::post(&api, &args).await?;
     let mut progress = Progress::new(args.output);
+    let boot = match program {
+        Some(program) => Boot::Attended(Attendant::new(Arc::new(program))),
+        None => Boot::LeftToOthers,
+    };
     let end = tokio::select! {
-        end = watch(&api, &args, wanted_generation, &mut progress) => end,
+        end = watch(&api, &args, wanted_generation, boot, &mut progress) => end,
         () = interrupted() => End::Interrupted,
     };
     progress.end_line();
@@ -149,23 +163,64 @@ async fn interrupted() {
     }
 }
 
+/// Who stops boot.
+enum Boot {
+    /// This command does, by its program.
+    Attended(Attendant),
+    /// The agent of its node, or nobody: not known yet.
+    LeftToOthers,
+    /// That has been said.
+    Known,
+}
+
 /// Reads the status until there is an outcome. A lost API is waited out: it may be the very thing that is being moved.
-async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64, progress: &mut Progress) -> End {
+async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64, mut boot: Boot, progress: &mut Progress) -> End {
     let mut judge = Judge::new(args.check, args.abort, generation, clock::instant(), Duration::from_secs(args.timeout));
     loop {
         match api.get_opt(&args.name).await {
             Ok(Some(cluster)) => {
                 progress.show(&cluster);
-                if let Some(end) = judge.judge(&cluster) {
-                    return end;
+                let note = attend(&mut boot, api, args, generation, &cluster).await;
+                if let Some(note) = note {
+                    progress.note(&note);
+                }
+                match (judge.judge(&cluster), &boot) {
+                    (Some(End::Done { .. }), Boot::Attended(_)) if boot_command::is_to_be_killed(&cluster) => {}
+                    (Some(End::Done { .. }), Boot::Attended(_)) if Judge::is_boot_removed(&cluster) => {
+                        return End::Done { what: boot_command::DONE };
+                    }
+                    (Some(end), _) => return end,
+                    (None, _) => {}
                 }
             }
             Ok(None) => return End::Refused { why: format!("EtcdCluster {} was deleted while this command waited", args.name) },
             Err(error) => progress.note(&format!("the API did not answer: {error}")),
         }
-        if let Some(end) = judge.out_of_time() {
+        let is_draining = matches!(&boot, Boot::Attended(attendant) if attendant.is_draining());
+        if let Some(end) = judge.out_of_time().filter(|_| !is_draining) {
             return end;
         }
         clock::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Carries out what is ordered of boot; or says, once, that nobody will.
+async fn attend(
+    boot: &mut Boot,
+    api: &Api<EtcdCluster>,
+    args: &PivotArgs,
+    generation: i64,
+    cluster: &EtcdCluster,
+) -> Option<String> {
+    match boot {
+        Boot::Attended(attendant) => attendant.look(api, &args.name, cluster).await,
+        Boot::LeftToOthers => {
+            let is_alive = cluster::is_removed_alive(api.clone().into_client(), args, generation, cluster).await?;
+            *boot = Boot::Known;
+            is_alive.then(|| {
+                "boot is on no node of this cluster, so nobody stops it before it is removed: a write in flight may fail, and you have to keep it from starting again. --boot-command names a program that does both".into()
+            })
+        }
+        Boot::Known => None,
     }
 }

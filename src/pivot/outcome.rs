@@ -99,6 +99,11 @@ impl Judge {
         self.held(&status.reason, &status.message)
     }
 
+    /// Whether boot is out.
+    pub(super) fn is_boot_removed(cluster: &EtcdCluster) -> bool {
+        cluster.status.as_ref().and_then(|s| s.pivot.as_ref()).is_some_and(|p| p.boot_removed.is_some())
+    }
+
     /// Whether boot was told to stop, or is out.
     pub(super) fn is_boot_stopped(cluster: &EtcdCluster) -> bool {
         let pivot = cluster.status.clone().unwrap_or_default().pivot.unwrap_or_default();

@@ -216,6 +216,8 @@ pub enum BootHost {
     NotFound,
     /// Not on a node of the cluster, or not as a pod: it is removed alive.
     Elsewhere,
+    /// Wherever it is, no static pod: a command that the pivot command runs stops and starts it.
+    Command,
 }
 
 /// The snapshot of boot before the first change.
@@ -231,7 +233,7 @@ pub enum Snapshot {
     Impossible,
 }
 
-/// Boot's removal as its node's agent reports it.
+/// Boot's removal as its node's agent, or whoever runs its command, reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BootDrain {
     /// None was ordered.
@@ -251,11 +253,14 @@ pub enum BootDrain {
         /// Counts the attempts, from 1.
         attempt: u32,
     },
-    /// The agent could not find or signal it.
+    /// It could not be found or signalled.
     Failed {
         /// Counts the attempts, from 1.
         attempt: u32,
     },
+    /// Ordered, not carried out by anybody, and taken back: no pivot command runs that would run boot's command. One that begins says so,
+    /// and it is `None` again.
+    Unanswered,
     /// Its process is gone after the removal.
     Gone,
 }

@@ -218,6 +218,8 @@ reasons! {
         BootCameBack,
         /// Boot's process or manifest was not found on its node.
         BootProcessNotFound,
+        /// Boot is stopped by a command, and no pivot command runs that would run it.
+        BootCommandMissing,
         /// Members that are neither boot nor ours.
         UnknownMember,
         /// `spec.size` is smaller than the number of members.

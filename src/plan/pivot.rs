@@ -27,12 +27,16 @@ pub(crate) fn in_flight(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let Boot::Member { drain, .. } = &o.boot else { return None };
     o.boot.listed(members)?;
     match drain {
-        // Its agent kills it if it is removed, and leaves it to the kubelet after 10 s if it is not: both end this wait.
+        // It is killed if it is removed, and started again after 10 s if it is not: both end this wait.
         BootDrain::Signalled { .. } => Some(Plan::wait(WaitFor::BootDrain)),
         // Who gave the order takes it back when no signal follows. It still stands, so he is gone: boot must not be stopped by an
         // agent that reads the order at some later time.
         BootDrain::Ordered { .. } => Some(Plan::Do(Step::WithdrawBootDrain)),
-        BootDrain::None | BootDrain::StartedAgain { .. } | BootDrain::Failed { .. } | BootDrain::Gone => None,
+        BootDrain::None
+        | BootDrain::StartedAgain { .. }
+        | BootDrain::Failed { .. }
+        | BootDrain::Unanswered
+        | BootDrain::Gone => None,
     }
 }
 
@@ -136,7 +140,11 @@ fn clients_seen(o: &Observed) -> Option<Plan> {
     };
     let backoff_over = o.now_ms.saturating_sub(since) >= CLIENTS_LONGEST_BACKOFF_MS;
     // No agent stands beside such a boot: that no remote was counted does not mean that there is none, so time alone has to do.
-    let nobody_counts = matches!(o.boot, Boot::Member { host: BootHost::Elsewhere, .. });
+    let nobody_counts = matches!(
+        o.boot,
+        Boot::Member { host: BootHost::Elsewhere, .. }
+            | Boot::Member { host: BootHost::Command, snapshot: Snapshot::Impossible, .. }
+    );
     if nobody_counts && !backoff_over {
         return Some(Plan::wait(WaitFor::ApiServersConnect));
     }
@@ -201,27 +209,40 @@ fn one_for_one(o: &Observed) -> bool {
 
 /// Boot came back each time: at size 1 our voter goes again, so that nothing rests at two voters; then a human has to look.
 fn tried_too_often(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let Boot::Member { drain, .. } = &o.boot else { return None };
+    let Boot::Member { drain, host, .. } = &o.boot else { return None };
     let limit = if one_for_one(o) { DRAIN_ATTEMPTS_AT_SIZE_1 } else { DRAIN_ATTEMPTS };
-    match drain {
-        BootDrain::StartedAgain { attempt } | BootDrain::Failed { attempt } => {
-            // Not at two voters: counting anew would keep them there for ever.
-            let two_voters = one_for_one(o) && !ours(o, members).is_empty();
-            if o.spec.hold_boot_removal && !two_voters {
-                return Some(Plan::Do(Step::WithdrawBootDrain));
-            }
-            if *attempt < limit {
-                return None;
-            }
-        }
+    let give_up = match drain {
+        BootDrain::StartedAgain { attempt } | BootDrain::Failed { attempt } => *attempt >= limit,
+        // Once is enough: who begins to run the command says so.
+        BootDrain::Unanswered => true,
         BootDrain::None | BootDrain::Ordered { .. } | BootDrain::Signalled { .. } | BootDrain::Gone => return None,
+    };
+    // Not at two voters: counting anew would keep them there for ever.
+    let two_voters = one_for_one(o) && !ours(o, members).is_empty();
+    if o.spec.hold_boot_removal && !two_voters {
+        return Some(Plan::Do(Step::WithdrawBootDrain));
     }
-    if one_for_one(o) && !ours(o, members).is_empty() {
+    if !give_up {
+        return None;
+    }
+    if two_voters {
         return Some(crate::shrink::back_to_boot(o, members));
     }
+    if *drain == BootDrain::Unanswered {
+        return Some(Plan::hold(
+            HoldReason::BootCommandMissing,
+            "boot was to be stopped by its command (selfHosted.stopBoot), and nobody ran it: run `etcd-operator pivot --boot-command <program>` where that program can be run; the pivot goes on as soon as it does",
+        ));
+    }
+    let look = match host {
+        BootHost::Command => "look at what boot's command printed (on stderr of the pivot command)",
+        BootHost::StaticPod | BootHost::NotFound | BootHost::Elsewhere => "look at the agent's log on its node",
+    };
     Some(Plan::hold(
         HoldReason::BootCameBack,
-        "boot was told to stop and had to be started again each time; look at the agent's log on its node, then set selfHosted.holdBootRemoval to true and back to false",
+        format!(
+            "boot was told to stop and had to be started again each time; {look}, then set selfHosted.holdBootRemoval to true and back to false"
+        ),
     ))
 }
 
@@ -276,14 +297,14 @@ fn removal(o: &Observed, boot: &EtcdMember) -> Plan {
     let Boot::Member { host, drain, .. } = &o.boot else { return Plan::Done };
     let dead = boot.health == EtcdHealth::Unknown;
     let how = match host {
-        BootHost::StaticPod => Removal::Drain { attempt: attempts(*drain) + 1 },
+        BootHost::StaticPod | BootHost::Command => Removal::Drain { attempt: attempts(*drain) + 1 },
         BootHost::Elsewhere => Removal::Alive,
         // It doesn't answer and its node has no such process: there is nothing to drain.
         BootHost::NotFound if dead => Removal::Alive,
         BootHost::NotFound => {
             return Plan::hold(
                 HoldReason::BootProcessNotFound,
-                "boot answers, but the agent of its node finds no etcd process or no static pod manifest of it; see the status of the EtcdMember <cluster>-boot",
+                "boot answers, but the agent of its node finds no etcd process or no static pod manifest of it; see the status of the EtcdMember <cluster>-boot, or run the pivot command with --boot-command if boot is no static pod",
             );
         }
     };
@@ -292,7 +313,7 @@ fn removal(o: &Observed, boot: &EtcdMember) -> Plan {
 
 fn attempts(drain: BootDrain) -> u32 {
     match drain {
-        BootDrain::None | BootDrain::Gone => 0,
+        BootDrain::None | BootDrain::Unanswered | BootDrain::Gone => 0,
         BootDrain::Ordered { attempt }
         | BootDrain::Signalled { attempt }
         | BootDrain::StartedAgain { attempt }

@@ -64,13 +64,21 @@ pub(crate) fn pod(dir: &Path, endpoint: SocketAddr) -> Result<Option<BootPod>, P
         if let Some(container) = boot {
             let data = data_place(&pod, container);
             let words = words(container);
-            let set = ["max-learners", "experimental-max-learners"].into_iter().find_map(|name| flag(&words, name));
-            let set = set.or_else(|| variable(container, "ETCD_MAX_LEARNERS"));
-            let max_learners = set.and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_MAX_LEARNERS);
+            let max_learners = max_learners(&words, || variable(container, "ETCD_MAX_LEARNERS"));
             return Ok(Some(BootPod { manifest: path, data, max_learners }));
         }
     }
     Ok(None)
+}
+
+fn max_learners(words: &[String], variable: impl FnOnce() -> Option<String>) -> u16 {
+    let set = ["max-learners", "experimental-max-learners"].into_iter().find_map(|name| flag(words, name));
+    set.or_else(variable).and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_MAX_LEARNERS)
+}
+
+/// The `--max-learners` of a process that is no pod.
+pub(crate) fn max_learners_of(proc: &Path, pid: i32) -> u16 {
+    max_learners(&command_line(proc, pid), || None)
 }
 
 /// Command and arguments as words; a shell's `-c` text is taken apart too.

@@ -86,7 +86,11 @@ impl Boot {
             }
             Err(problem) => messages.push(problem.message),
         }
-        status.process_found = !find::processes(&place.proc, endpoint).is_empty();
+        let processes = find::processes(&place.proc, endpoint);
+        status.process_found = !processes.is_empty();
+        if let (None, Some(pid)) = (status.max_learners, processes.first()) {
+            status.max_learners = Some(find::max_learners_of(&place.proc, *pid));
+        }
         self.snapshot(place, spec, &mut status, &mut messages);
         self.drain(place, spec, endpoint, &mut status, &mut messages);
         self.tombstone(place, spec, endpoint, &mut status, &mut messages);

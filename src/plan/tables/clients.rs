@@ -73,6 +73,25 @@ fn where_nobody_can_count_boots_clients_the_longest_backoff_stands_in() {
 }
 
 #[test]
+fn a_boot_that_its_command_stops_is_counted_where_an_agent_stands_beside_it() {
+    for (taken, counts) in [(Snapshot::Taken, true), (Snapshot::Impossible, false)] {
+        let mut o = ready(3);
+        o.gate = Gate::NotChecked;
+        host(&mut o, BootHost::Command);
+        if let Boot::Member { snapshot, .. } = &mut o.boot {
+            *snapshot = taken;
+        }
+        counted(&mut o, 1_000, vec![remote(30, &[30, 30, 30])]);
+        match counts {
+            true => does(&o, Step::CheckGate),
+            false => waits(&o, WaitFor::ApiServersConnect),
+        }
+        counted(&mut o, 145_000, Vec::new());
+        does(&o, Step::CheckGate);
+    }
+}
+
+#[test]
 fn a_gate_that_counts_vouches_for_the_clients() {
     // A reconnect makes the counts differ for a moment: at two voters nothing may rest on that.
     for mut o in [ready(3), led_by_ours(1)] {

@@ -219,3 +219,50 @@ fn after_the_pivot_a_member_that_is_down_or_refused_is_not_done() {
     o.seats[1].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "its data is gone".into() };
     holds(&o, HoldReason::MemberRefused, "DataLost");
 }
+
+#[test]
+fn a_boot_that_its_command_stops_goes_like_a_pod() {
+    for size in [1, 3] {
+        let mut o = led_by_ours(size);
+        host(&mut o, BootHost::Command);
+        drains(&o, 1);
+        drain(&mut o, BootDrain::StartedAgain { attempt: 1 });
+        drains(&o, 2);
+        drain(&mut o, BootDrain::Signalled { attempt: 2 });
+        waits(&o, WaitFor::BootDrain);
+        drain(&mut o, BootDrain::Ordered { attempt: 2 });
+        does(&o, Step::WithdrawBootDrain);
+    }
+    let mut o = led_by_ours(3);
+    host(&mut o, BootHost::Command);
+    drain(&mut o, BootDrain::Failed { attempt: 3 });
+    holds(&o, HoldReason::BootCameBack, "boot's command printed");
+    // It need not answer to be killed.
+    drain(&mut o, BootDrain::None);
+    members(&mut o)[0].health = EtcdHealth::Unknown;
+    drains(&o, 1);
+}
+
+#[test]
+fn a_command_that_nobody_runs_is_held_at_once_and_nothing_rests_at_two_voters() {
+    let mut o = led_by_ours(3);
+    host(&mut o, BootHost::Command);
+    drain(&mut o, BootDrain::Unanswered);
+    holds(&o, HoldReason::BootCommandMissing, "--boot-command");
+    let mut o = led_by_ours(1);
+    host(&mut o, BootHost::Command);
+    drain(&mut o, BootDrain::Unanswered);
+    does(&o, Step::MoveLeader { from: id(1), to: BOOT });
+    members(&mut o)[0].health = leader();
+    member(&mut o, 1).health = follower();
+    does(&o, Step::RemoveMember { node: name(1), member: id(1) });
+    members(&mut o).pop();
+    holds(&o, HoldReason::BootCommandMissing, "goes on as soon as");
+    // Somebody runs it now.
+    drain(&mut o, BootDrain::None);
+    does(&o, Step::AddLearner { node: name(1) });
+    // A human holds: counting begins anew.
+    drain(&mut o, BootDrain::Unanswered);
+    o.spec.hold_boot_removal = true;
+    does(&o, Step::WithdrawBootDrain);
+}
