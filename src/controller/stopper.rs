@@ -84,8 +84,7 @@ impl<'a> Stopper<'a> {
     pub(crate) async fn take_back(&self, context: &Context) -> Result<(), ControllerError> {
         match self {
             Self::Agent(member) => {
-                let fresh =
-                    context.members().get(&member.name_any()).await.map_err(api_error("reading boot's EtcdMember"))?;
+                let fresh = context.members().get(&member.name_any()).await.map_err(api_error("reading boot's EtcdMember"))?;
                 members::change(context, &fresh, |spec| {
                     if let Some(boot) = &mut spec.boot {
                         boot.drain = None;

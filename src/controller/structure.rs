@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat};
+use etcd_operator_api::member::{
+    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat,
+};
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
@@ -388,8 +390,8 @@ pub(crate) fn listeners(view: &View) -> Vec<String> {
 const SELF_CONNECTIONS: i64 = 2;
 /// Loopback connections that may be etcd's gateway and a keeper's or an installer's probes.
 const FEW_OVER_LOOPBACK: i64 = 6;
-/// After a signal its agent kills boot or leaves it to the kubelet within 10 s (`boot/drain.rs`). A boot that is still silent and of which
-/// nothing was heard for this long has lost its node, ms.
+/// After a signal its agent kills boot or leaves it to the kubelet within 10 s (`boot/drain.rs`), and its command does the like. A boot that
+/// is still silent and of which nothing was heard for this long has lost its node, or whoever ran its command, ms.
 const SIGNAL_ENDS_WITHIN_MS: u64 = 30_000;
 
 /// Who is connected to boot and to the new members, without our own connections.

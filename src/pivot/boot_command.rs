@@ -207,7 +207,9 @@ impl Attendant {
             Action::SayReady { id } => (id, CommandStep::Ready, None),
             Action::Drain { id } => self.drain(id).await,
             Action::Start { id } => match self.command.call(Verb::Start).await {
-                Ok(()) => (id, CommandStep::StartedAgain, Some("boot was still a member 10 s after its signal: started again".into())),
+                Ok(()) => {
+                    (id, CommandStep::StartedAgain, Some("boot was still a member 10 s after its signal: started again".into()))
+                }
                 Err(why) => (id, CommandStep::Failed, Some(why)),
             },
             Action::Kill { id } => match self.command.call(Verb::Kill).await {
@@ -263,7 +265,9 @@ impl Attendant {
                 self.unsent = None;
                 None
             }
-            Err(error) => Some(format!("the API did not take the answer to an order to stop boot, which is tried again: {error}")),
+            Err(error) => {
+                Some(format!("the API did not take the answer to an order to stop boot, which is tried again: {error}"))
+            }
         }
     }
 }

@@ -32,11 +32,9 @@ pub(crate) fn in_flight(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         // Who gave the order takes it back when no signal follows. It still stands, so he is gone: boot must not be stopped by an
         // agent that reads the order at some later time.
         BootDrain::Ordered { .. } => Some(Plan::Do(Step::WithdrawBootDrain)),
-        BootDrain::None
-        | BootDrain::StartedAgain { .. }
-        | BootDrain::Failed { .. }
-        | BootDrain::Unanswered
-        | BootDrain::Gone => None,
+        BootDrain::None | BootDrain::StartedAgain { .. } | BootDrain::Failed { .. } | BootDrain::Unanswered | BootDrain::Gone => {
+            None
+        }
     }
 }
 

@@ -121,4 +121,7 @@ fn boots_process_is_found_and_nothing_that_looks_like_it() {
     fs::create_dir_all(proc.join("31")).unwrap();
     fs::create_dir_all(proc.join("net")).unwrap();
     assert_eq!(processes(proc, endpoint()), [10]);
+    assert_eq!(max_learners_of(proc, 10), 1);
+    process(proc, 10, 1, &["/usr/local/bin/etcd", listen, "--max-learners", "9"]);
+    assert_eq!(max_learners_of(proc, 10), 9);
 }

@@ -163,6 +163,11 @@ impl Stage {
         assert!(done.is_ok(), "{condition} did not come true: {}", self.explain());
     }
 
+    /// Waits until the operator runs.
+    pub fn wait_for_operator(&self) {
+        wait_for_operator(&self.bed);
+    }
+
     /// Looks until `look` says yes.
     pub fn until(&self, what: &str, limit: Duration, mut look: impl FnMut() -> bool) {
         let started = std::time::Instant::now();
@@ -304,7 +309,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 18] = [
+const SAMPLED: [&str; 21] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -323,6 +328,9 @@ const SAMPLED: [&str; 18] = [
     "a_signalled_boot_comes_back_and_a_buried_one_does_not",
     "a_starved_learner_is_evicted_and_another_node_takes_its_place",
     "the_operator_is_upgraded_in_the_middle_of_a_pivot",
+    "a_plain_boot_and_three_members",
+    "a_plain_boot_and_one_member_beside_it",
+    "the_pivot_command_dies_right_after_it_signalled_boot",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

@@ -17,6 +17,8 @@ pub const TICK_MS: Ms = 50;
 pub const BOOT: MemberId = MemberId(1);
 /// How long a learner may make no progress, ms: longer than a node is away in a history, and short enough to be played often.
 pub const PATIENCE_MS: Ms = 10_000;
+/// What the address of a boot that is on no node is counted from, as those of the nodes are.
+pub(crate) const ELSEWHERE: usize = 98;
 /// Entries in boot's log when the story begins.
 const SEED_ENTRIES: u64 = 20_000;
 
@@ -174,7 +176,7 @@ impl World {
 fn boot_peer_url(host: BootHost) -> String {
     let node = match host {
         BootHost::Node(node) => node,
-        BootHost::Elsewhere => 98,
+        BootHost::Elsewhere => ELSEWHERE,
     };
     format!("https://{}:12380", ip(node))
 }

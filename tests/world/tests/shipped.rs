@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use etcd_operator_world::histories::seed;
-use etcd_operator_world::shipped::{Ending, Tale, When, Who, Wrong, tell};
-use etcd_operator_world::{Ms, Setup};
+use etcd_operator_world::shipped::{BootIs, Ending, Tale, When, Who, Wrong, tell};
+use etcd_operator_world::{BootHost, Ms, Setup};
 
 /// Tales of one group in the sample.
 const SAMPLE: usize = 5;
@@ -146,6 +146,38 @@ fn two_controllers_lead_and_one_dies() {
     let base = Tale { two_controllers: true, ..Tale::of(Setup::of(3, 3)) };
     let reference = undisturbed(&base);
     play("two controllers", deaths(&reference, Who::Controller(0), &base));
+}
+
+#[test]
+fn a_boot_that_is_a_plain_process_is_stopped_by_its_command_whoever_dies() {
+    for (size, boot) in [(1, BootHost::Node(0)), (3, BootHost::Node(0)), (3, BootHost::Elsewhere)] {
+        let base = Tale { boot_is: BootIs::Process, ..Tale::of(Setup { boot, ..Setup::of(3, size) }) };
+        let reference = undisturbed(&base);
+        let calls: Vec<&String> = reference.calls[&Who::Installer].iter().filter(|call| !call.starts_with('?')).collect();
+        let patch = format!("PATCH etcdclusters/{}", etcd_operator_world::shipped::CLUSTER);
+        assert_eq!(calls, ["drain", &patch, "kill", &patch], "{}", reference.story);
+        assert!(!reference.story.contains("started again"), "{}", reference.story);
+        // Where nobody counts boot's clients a pivot takes minutes of simulated time, and does the same else.
+        if boot != BootHost::Elsewhere {
+            play(&format!("the pivot command, to {size}"), deaths(&reference, Who::Installer, &base));
+            play(&format!("the controller of a boot by command, to {size}"), deaths(&reference, Who::Controller(0), &base));
+        }
+    }
+}
+
+#[test]
+fn a_boot_whose_command_nobody_runs_stays_and_is_held_with_the_way_out() {
+    for size in [1, 3] {
+        let ending = tell(&Tale { boot_is: BootIs::ForgottenProcess, ..Tale::of(Setup::of(3, size)) });
+        assert!(!ending.complete && ending.violations.is_empty(), "{:?}\n{}", ending.violations, ending.story);
+        assert!(ending.story.contains("BootCommandMissing") && ending.story.contains("--boot-command"), "{}", ending.story);
+        assert_eq!(ending.failed_writes, 0, "{}", ending.story);
+        // One order, and no end of tries.
+        let calls = &ending.calls[&Who::Controller(0)];
+        let writes = calls.iter().filter(|call| call.starts_with("PUT etcdclusters")).count();
+        assert!(writes < 100, "{writes} writes of the status: {}", ending.story);
+        assert_eq!(calls.iter().filter(|call| *call == "MemberRemove").count(), usize::from(size == 1), "{}", ending.story);
+    }
 }
 
 #[test]

@@ -385,6 +385,13 @@ impl Objects {
                 };
                 Ok(self.store(asked.key(), object, before.as_ref()))
             }
+            // A merge patch that takes nothing away.
+            Method::PATCH => {
+                let before = self.all.get(&asked.key()).cloned().ok_or_else(not_found)?;
+                let mut object = before.clone();
+                lay_over(&mut object, &asked.body);
+                Ok(self.store(asked.key(), merged(&before, &object, asked), Some(&before)))
+            }
             _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", format!("{} is not simulated", asked.method))),
         }
     }

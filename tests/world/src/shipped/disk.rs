@@ -9,12 +9,12 @@ use etcd_operator_keeper::contract::{DrainState, DrainStep, FORMAT, Order, Paths
 use etcd_operator_plan::MemberId;
 
 use super::binary::{Binary, hash};
-use super::{CLUSTER, NAMESPACE, REPOSITORY, VERSION};
+use super::{BootIs, CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
 use crate::boot::BootHost;
 use crate::nodes::{self, KUBELET_START_MS, Keeper};
 use crate::raft::{DRAIN_MS, Life, Listed};
-use crate::world::{BOOT, World, ip};
+use crate::world::{BOOT, ELSEWHERE, World, ip};
 
 /// From the manifest to the keeper's first word, ms.
 const POD_STARTS_MS: Ms = 1_500;
@@ -31,6 +31,7 @@ pub(crate) struct Disks {
     keepers: Vec<KeeperProcess>,
     /// Each node's `/proc/net/tcp` as it was written last.
     sockets: Vec<String>,
+    boot_is: BootIs,
 }
 
 /// What a keeper remembers that is not in the World.
@@ -60,10 +61,15 @@ pub(crate) fn boot_node(world: &World) -> Option<usize> {
     }
 }
 
+/// Address of boot's machine.
+pub(crate) fn boot_ip(world: &World) -> String {
+    ip(boot_node(world).unwrap_or(ELSEWHERE))
+}
+
 /// Where a member's clients reach it.
 pub(crate) fn client_url(world: &World, member: &Listed) -> String {
-    match boot_node(world) {
-        Some(node) if member.id == BOOT => format!("https://{}:12379", ip(node)),
+    match member.id {
+        BOOT => format!("https://{}:12379", boot_ip(world)),
         _ => member.peer_url.replace(":2380", ":2379"),
     }
 }
@@ -99,7 +105,7 @@ fn existing(proc: &Path) -> Option<u64> {
 
 impl Disks {
     /// The disks of fresh nodes, boot's manifest and data on its own.
-    pub(crate) fn new(world: &World) -> std::io::Result<Self> {
+    pub(crate) fn new(world: &World, boot_is: BootIs) -> std::io::Result<Self> {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("etcd-operator-world-");
@@ -110,6 +116,7 @@ impl Disks {
             root,
             keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect(),
             sockets: vec![String::new(); world.nodes.len()],
+            boot_is,
         };
         fs::write(disks.image(), b"the keeper's binary")?;
         for node in 0..world.nodes.len() {
@@ -121,7 +128,9 @@ impl Disks {
         if let Some(node) = boot_node(world) {
             let args = disks.agent_args(node);
             fs::create_dir_all(args.reach(Path::new("/var/lib/boot-etcd/member")))?;
-            fs::write(disks.boot_manifest(node), boot_pod(node))?;
+            if boot_is == BootIs::AsSetUp {
+                fs::write(disks.boot_manifest(node), boot_pod(node))?;
+            }
         }
         Ok(disks)
     }
@@ -187,7 +196,9 @@ impl Disks {
     /// A tick: files to World, World to files.
     pub(crate) fn tick(&mut self, world: &mut World) {
         if let Some(node) = boot_node(world) {
-            world.boot.tombstone = !self.boot_manifest(node).exists();
+            if self.boot_is == BootIs::AsSetUp {
+                world.boot.tombstone = !self.boot_manifest(node).exists();
+            }
             boot_process(self.root.path(), world, node);
         }
         for node in 0..world.nodes.len() {

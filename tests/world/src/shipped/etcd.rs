@@ -103,10 +103,8 @@ impl Host for Way {
 /// Who listens at `ip:port`, and whether his host has power.
 fn member_at(world: &World, address: &str) -> Option<(MemberId, bool)> {
     let powered = |node: usize| world.nodes[node].on_since.is_some();
-    if let Some(node) = disk::boot_node(world)
-        && [12379, 12380].iter().any(|port| address == format!("{}:{port}", ip(node)))
-    {
-        return Some((BOOT, powered(node)));
+    if [12379, 12380].iter().any(|port| address == format!("{}:{port}", disk::boot_ip(world))) {
+        return Some((BOOT, disk::boot_node(world).is_none_or(powered)));
     }
     let node = (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", ip(*n))))?;
     let id = world.nodes[node].keeper.as_ref().and_then(|k| k.data).or_else(|| world.member_on(node))?;

@@ -11,6 +11,7 @@ mod binary;
 mod calls;
 mod disk;
 mod etcd;
+mod installer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use calls::Calls;
 pub use calls::When;
 use disk::Disks;
 use etcd::Way;
+use installer::Machine;
 
 /// The EtcdCluster.
 pub const CLUSTER: &str = "kube-etcd";
@@ -52,6 +54,19 @@ pub enum Who {
     Controller(usize),
     /// The agent on a node.
     Agent(usize),
+    /// The pivot command, where boot is a plain process ([`BootIs::Process`]).
+    Installer,
+}
+
+/// What boot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootIs {
+    /// A static pod, or a process elsewhere that nobody stops.
+    AsSetUp,
+    /// A plain process, which the installer's program stops and starts.
+    Process,
+    /// The same, and nobody runs the program.
+    ForgottenProcess,
 }
 
 /// What goes wrong when a call is reached.
@@ -84,6 +99,8 @@ pub struct Tale {
     pub slow: Option<(usize, u64, Ms)>,
     /// After the pivot the operator is upgraded, its pods one after the other; what goes wrong then goes wrong in the new pods.
     pub upgrade: bool,
+    /// What boot is.
+    pub boot_is: BootIs,
 }
 
 impl Tale {
@@ -99,6 +116,7 @@ impl Tale {
             boot_peer_url: None,
             slow: None,
             upgrade: false,
+            boot_is: BootIs::AsSetUp,
         }
     }
 }
@@ -171,6 +189,8 @@ struct Stage<'a> {
     world: SharedWorld,
     store: Store,
     disks: Disks,
+    /// Of a boot that is a plain process.
+    machine: Machine,
     processes: Vec<Process>,
     /// Who starts again when.
     dead: Vec<(Who, tokio::time::Instant)>,
@@ -192,9 +212,9 @@ impl<'a> Stage<'a> {
         if let Some((node, per_second, _)) = tale.slow {
             world.raft.slow.insert(peer_url(node), per_second);
         }
-        let disks = Disks::new(&world).expect("temporary files");
+        let disks = Disks::new(&world, tale.boot_is).expect("temporary files");
         let store = Store::new();
-        objects(&store, &world, &tale.setup);
+        objects(&store, &world, tale);
         let began = world.now;
         let world = Arc::new(Mutex::new(world));
         let mut stage = Self {
@@ -203,19 +223,22 @@ impl<'a> Stage<'a> {
             world,
             store,
             disks,
+            machine: Machine::default(),
             processes: Vec::new(),
             dead: Vec::new(),
             power_on_at: None,
             gone_wrong: false,
             hand_overs: Vec::new(),
         };
-        for who in stage.everybody() {
+        let installer = (tale.boot_is == BootIs::Process).then_some(Who::Installer);
+        for who in stage.everybody().into_iter().chain(installer) {
             let wrong = stage.wrong(who).filter(|_| !tale.upgrade);
             stage.start(who, wrong);
         }
         stage
     }
 
+    /// The operator's pods.
     fn everybody(&self) -> Vec<Who> {
         let controllers = if self.tale.two_controllers { 2 } else { 1 };
         (0..controllers).map(Who::Controller).chain((0..self.tale.setup.nodes).map(Who::Agent)).collect()
@@ -275,6 +298,7 @@ impl<'a> Stage<'a> {
             Who::Controller(0) => (0, "a"),
             Who::Controller(_) => (0, "b"),
             Who::Agent(node) => (node, "agent"),
+            Who::Installer => (0, "installer"),
         };
         let service = Service {
             store: self.store.clone(),
@@ -300,6 +324,10 @@ impl<'a> Stage<'a> {
             Who::Agent(node) => {
                 let servers = ApiServers::one("https://10.0.1.0:6443", client, NAMESPACE);
                 tokio::spawn(etcd_operator_agent::serve(self.disks.agent_args(node), servers, Arc::new(way)))
+            }
+            Who::Installer => {
+                let root = self.disks.root().to_owned();
+                tokio::spawn(installer::pivot_command(client, self.machine.clone(), self.world.clone(), calls.clone(), root))
             }
         };
         let first_life = match self.processes.iter().position(|p| p.who == who) {
@@ -368,6 +396,9 @@ impl<'a> Stage<'a> {
                 && world.now >= self.began.saturating_add(until)
             {
                 world.raft.slow.remove(&peer_url(node));
+            }
+            if self.tale.boot_is != BootIs::AsSetUp {
+                self.machine.tick(&mut world);
             }
             self.disks.tick(&mut world);
         }
@@ -473,8 +504,8 @@ impl<'a> Stage<'a> {
 }
 
 /// What an installer leaves: nodes, the CA, and the EtcdCluster that it posts.
-fn objects(store: &Store, world: &World, setup: &Setup) {
-    for node in 0..setup.nodes {
+fn objects(store: &Store, world: &World, tale: &Tale) {
+    for node in 0..tale.setup.nodes {
         let name = world.nodes[node].name.clone();
         let object = json!({
             "apiVersion": "v1", "kind": "Node",
@@ -492,12 +523,15 @@ fn objects(store: &Store, world: &World, setup: &Setup) {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {},
         "data": {"tls.crt": text(&cert), "tls.key": text(&key)}});
     store.put("secrets", NAMESPACE, "etcd-ca", secret);
-    let endpoint = disk::boot_node(world).map_or_else(|| "https://10.9.9.9:12379".into(), |n| format!("https://{}:12379", ip(n)));
-    let cluster = json!({
+    let endpoint = format!("https://{}:12379", disk::boot_ip(world));
+    let mut cluster = json!({
         "apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {},
-        "spec": {"size": setup.size, "version": VERSION, "repository": REPOSITORY,
+        "spec": {"size": tale.setup.size, "version": VERSION, "repository": REPOSITORY,
             "selfHosted": {"bootMemberClientEndpoint": endpoint}},
     });
+    if tale.boot_is != BootIs::AsSetUp {
+        cluster["spec"]["selfHosted"]["stopBoot"] = json!("Command");
+    }
     store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
 }
 
