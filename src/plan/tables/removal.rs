@@ -258,9 +258,9 @@ fn a_command_that_nobody_runs_is_held_at_once_and_nothing_rests_at_two_voters() 
     does(&o, Step::RemoveMember { node: name(1), member: id(1) });
     members(&mut o).pop();
     holds(&o, HoldReason::BootCommandMissing, "goes on as soon as");
-    // Somebody runs it now.
+    // Somebody runs it now: the next member of the seat has a new name.
     drain(&mut o, BootDrain::None);
-    does(&o, Step::AddLearner { node: name(1) });
+    does(&o, Step::Unseat { node: name(1) });
     // A human holds: counting begins anew.
     drain(&mut o, BootDrain::Unanswered);
     o.spec.hold_boot_removal = true;
