@@ -252,7 +252,7 @@ pub struct EtcdClusterStatus {
     /// metadata.generation that this status belongs to.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Available, Progressing, Degraded, PivotComplete, Ready, FieldIgnored.
+    /// Available, Progressing, Degraded, PivotComplete, Ready, KeepersCurrent, FieldIgnored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -45,6 +45,8 @@ pub enum Reason {
     AsExpected,
     /// Ready.
     AsWanted,
+    /// Keepers that are not of the operator's version.
+    KeepersOutdated,
     /// Fields without effect.
     FieldIgnored,
     /// Not in the operator's namespace.
@@ -53,7 +55,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::QuorumHealthy,
         Self::NoQuorum,
         Self::MembersUnready,
@@ -63,6 +65,7 @@ impl Reason {
         Self::NotYet,
         Self::AsExpected,
         Self::AsWanted,
+        Self::KeepersOutdated,
         Self::FieldIgnored,
         Self::WrongNamespace,
     ];
@@ -80,6 +83,7 @@ impl Reason {
             Self::NotYet => "NotYet",
             Self::AsExpected => "AsExpected",
             Self::AsWanted => "AsWanted",
+            Self::KeepersOutdated => "KeepersOutdated",
             Self::FieldIgnored => "FieldIgnored",
             Self::WrongNamespace => "WrongNamespace",
         }

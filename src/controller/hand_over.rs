@@ -1,7 +1,9 @@
 //! Which binary each keeper is, beside the controller's own.
 
 use etcd_operator_api::member::{EtcdMember, KeeperHandOverStep};
-use etcd_operator_plan::KeeperBinary;
+use etcd_operator_plan::{KeeperBinary, Observed, Readiness, Seat};
+
+use super::observe::View;
 
 /// As the planner takes it. The word of three: what the keeper says that it is, what its agent can bring, what was ordered.
 ///
@@ -28,6 +30,40 @@ pub(crate) fn binary(member: &EtcdMember, own: Option<&str>) -> KeeperBinary {
         return KeeperBinary::HandingOver;
     }
     if status.offers.as_deref() == Some(own) { KeeperBinary::Outdated } else { KeeperBinary::Unknown }
+}
+
+/// The nodes whose keeper is not the operator's, and why, so that none lags behind without a word.
+pub(crate) fn outdated(view: &View, seen: &Observed, own: &str) -> Vec<String> {
+    seen.seats.iter().filter_map(|seat| Some(format!("{}: {}", seat.node, why_outdated(view, seen, seat, own)?))).collect()
+}
+
+fn why_outdated(view: &View, seen: &Observed, seat: &Seat, own: &str) -> Option<String> {
+    let status = view.member_of(&seat.node.0)?.status.clone()?;
+    let keeper = status.keeper?;
+    Some(match &seat.binary {
+        KeeperBinary::Current => return None,
+        KeeperBinary::Refused { message } => format!("the operator's was refused: {message}"),
+        KeeperBinary::HandingOver => format!("hands over{}", hindrance(seat)),
+        KeeperBinary::Outdated => {
+            let node = seen.nodes.iter().find(|n| n.name == seat.node);
+            let place = match node {
+                Some(node) if node.cordoned => ", and its node is cordoned",
+                Some(node) if node.readiness == Readiness::Ready => "",
+                Some(_) | None => ", and its node is not Ready",
+            };
+            format!("waits for its turn{place}{}", hindrance(seat))
+        }
+        KeeperBinary::Unknown if keeper.binary.is_none() => {
+            "its keeper is from before there were hand-overs and has to be replaced by hand (runbook KeepersOutdated)".into()
+        }
+        KeeperBinary::Unknown if status.offers.as_deref() == Some(own) => "nothing is known of it".into(),
+        KeeperBinary::Unknown => "its agent is of another version than the controller, or silent".into(),
+    })
+}
+
+/// What the agent beside a keeper has to say.
+pub(crate) fn hindrance(seat: &Seat) -> String {
+    seat.problem.as_ref().map(|problem| format!(", and its agent reports {problem}")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod remove;
 mod status;
 mod stopper;
 mod structure;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -156,7 +156,14 @@ async fn nodes(context: &Context, memory: &mut Memory, now_ms: u64) -> Result<Ve
 
 async fn pod_security(context: &Context) -> Result<Option<String>, ControllerError> {
     let api: Api<Namespace> = Api::all(context.client.clone());
-    let namespace = api.get_opt(&context.args.namespace).await.map_err(api_error("reading the namespace"))?;
+    let namespace = match api.get_opt(&context.args.namespace).await {
+        // A check that cannot be made must not end the pass, whose other checks can.
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            tracing::debug!(why = status.message, "the namespace may not be read, so its pod security level is not checked");
+            None
+        }
+        other => other.map_err(api_error("reading the namespace"))?,
+    };
     Ok(namespace.and_then(|n| n.labels().get("pod-security.kubernetes.io/enforce").cloned()))
 }
 

@@ -119,7 +119,7 @@ pub(crate) fn why_evicted(seen: &Observed, node: &NodeName) -> String {
         Some(plan::KeeperView::Refused { reason, .. }) => format!("its keeper says {reason}"),
         Some(_) | None => {
             let still_ms = seat.and_then(|s| s.no_progress_since_ms).map_or(0, |since| seen.now_ms.saturating_sub(since));
-            format!("it has received nothing for {} s", still_ms / 1_000)
+            format!("no progress of it was seen for {} s", still_ms / 1_000)
         }
     };
     format!(
@@ -131,7 +131,7 @@ pub(crate) fn why_evicted(seen: &Observed, node: &NodeName) -> String {
 pub(crate) fn stands_still(seen: &Observed, seat: &Seat) -> String {
     match seat.no_progress_since_ms {
         Some(since) if seen.now_ms.saturating_sub(since) >= TOLD_AFTER_MS => format!(
-            ", has received nothing since {} and is evicted at {}",
+            ", no progress was seen since {}: it is evicted at {}",
             clock::rfc3339(since),
             clock::rfc3339(since.saturating_add(seen.learner_patience_ms))
         ),

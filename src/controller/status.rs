@@ -3,7 +3,7 @@
 use etcd_operator_api::cluster::{Intent, Members, PivotStatus};
 use etcd_operator_api::condition::{self, Condition, Reason};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
-use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Readiness, Step, Tolerance, WaitFor};
+use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Step, Tolerance, WaitFor};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
@@ -12,7 +12,8 @@ use super::endpoints::ready_voters;
 use super::etcd::is_distrust;
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members, progress};
+use super::words::{step_words, unhealthy_voters, wait_words};
+use super::{Context, ControllerError, api_error, hand_over, members};
 use crate::clock;
 
 /// The status that belongs to what was seen and planned.
@@ -61,6 +62,7 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
         status.intent = None;
     }
     conditions(view, seen, plan, &mut status);
+    keepers(context, view, seen, &mut status);
     status
 }
 
@@ -97,142 +99,6 @@ fn unreachable_boot(view: &View) -> (String, String) {
     }
     let advice = "check spec.selfHosted.bootMemberClientEndpoint, and that boot runs and listens there with TLS";
     (HoldReason::BootUnreachable.to_string(), format!("no answer from boot: {why}; {advice}"))
-}
-
-fn step_words(seen: &Observed, step: &Step) -> String {
-    match step {
-        Step::RunPreflight => "asking the agents to check their nodes".into(),
-        Step::SnapshotBoot => "having a snapshot of boot taken".into(),
-        Step::AssignSeats { nodes } => {
-            format!("preparing members on {}", nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-        }
-        Step::AddLearner { node } => format!("adding a learner on {node}"),
-        Step::StartMember { node, .. } => format!("starting the member on {node}"),
-        Step::CountClients => match &seen.clients {
-            etcd_operator_plan::ClientCounts::Unknown { missing } => {
-                format!("counting the clients of boot and of the new members: {missing}")
-            }
-            etcd_operator_plan::ClientCounts::Known { .. } => "counting the clients of boot and of the new members".into(),
-        },
-        Step::Promote { node, .. } => format!("promoting the learner on {node}"),
-        Step::CheckGate => "comparing the members' data, writing and reading through each".into(),
-        Step::MoveLeader { to, .. } => format!("moving the leadership to {to}"),
-        Step::RemoveBoot { .. } => "removing boot".into(),
-        Step::WithdrawBootDrain => "taking back an order to stop boot".into(),
-        Step::TombstoneBoot => "putting boot's manifest away".into(),
-        Step::RemoveMember { node, .. } => format!("removing the member on {node}"),
-        Step::Evict { node, .. } => progress::why_evicted(seen, node),
-        Step::Unseat { node } => format!("giving back the seat of {node}"),
-        Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
-    }
-}
-
-fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String {
-    match what {
-        WaitFor::Unpause => "spec.paused is true".into(),
-        WaitFor::Agents => format!("waiting for the agents on {}", silent_agents(seen)),
-        WaitFor::PreflightChecks => match &seen.preflight {
-            Preflight::Pending { missing } => format!("waiting for the checks of {missing}"),
-            Preflight::NotRun | Preflight::Passed | Preflight::Failed { .. } => String::new(),
-        },
-        WaitFor::BootSnapshot => with_boots_words(view, "a snapshot of boot is being taken on its node"),
-        WaitFor::MembersPrepared => {
-            let missing = |s: &etcd_operator_plan::Seat| match &s.keeper {
-                etcd_operator_plan::KeeperView::NotPrepared { why } => Some(format!("{}: {why}", s.node)),
-                _ => None,
-            };
-            seen.seats.iter().filter_map(missing).collect::<Vec<_>>().join("; ")
-        }
-        WaitFor::LearnerStarts => format!("a learner was added and is starting: {}", learners(view, seen)),
-        WaitFor::LearnerCatchesUp => format!("a learner is receiving the data: {}", learners(view, seen)),
-        WaitFor::VotersHealthy => match unhealthy_voters(view, seen).as_slice() {
-            [] => "not all voters are healthy, or nobody is seen to lead".into(),
-            names => format!("not all voters are healthy: {}", names.join("; ")),
-        },
-        WaitFor::ApiServersConnect => match lacking(seen).as_slice() {
-            [] => "the clients of boot and of the new members are being counted".into(),
-            remotes => format!(
-                "clients that have fewer connections to a new member than to boot: {} (waited for until all members have listened for 145 s)",
-                remotes.join(", ")
-            ),
-        },
-        WaitFor::BootRemovalGate => match &seen.gate {
-            etcd_operator_plan::Gate::NotYet { why, .. } => why.clone(),
-            _ => String::new(),
-        },
-        WaitFor::BootDrain => with_boots_words(view, "boot was told to stop"),
-        WaitFor::BootTombstone => with_boots_words(view, "boot's manifest and data are being put away"),
-        WaitFor::MemberDrain => "a member was told to stop".into(),
-        WaitFor::KeeperHandOver => {
-            let handing = |s: &&etcd_operator_plan::Seat| s.binary == etcd_operator_plan::KeeperBinary::HandingOver;
-            let nodes: Vec<_> = seen.seats.iter().filter(handing).map(|s| s.node.to_string()).collect();
-            format!("the keeper hands over to the operator's on {}; etcd runs on", nodes.join(", "))
-        }
-    }
-}
-
-/// With what boot's agent says.
-fn with_boots_words(view: &View, text: &str) -> String {
-    let Some(member) = view.boot_member() else { return text.to_owned() };
-    let said = member.status.as_ref().and_then(|s| s.boot.as_ref()).map(|b| b.message.as_str()).unwrap_or_default();
-    let node = &member.spec.node_name;
-    if said.is_empty() { format!("{text} ({node})") } else { format!("{text} ({node}: {said})") }
-}
-
-fn silent_agents(seen: &Observed) -> String {
-    let silent =
-        |n: &&etcd_operator_plan::Node| n.agent == etcd_operator_plan::AgentView::Silent || n.readiness == Readiness::NotReady;
-    seen.nodes.iter().filter(silent).map(|n| n.name.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Entries in one significant digit: a message that changes with each of them would be written all the time.
-fn about(entries: u64) -> u64 {
-    let digit = 10_u64.pow(entries.checked_ilog10().unwrap_or(0));
-    entries / digit * digit
-}
-
-/// The seats whose member is no voter yet, how far behind it is, and what their keepers say.
-fn learners(view: &View, seen: &Observed) -> String {
-    let etcd_operator_plan::Etcd::Known { members, .. } = &seen.etcd else { return String::new() };
-    let is_learner = |s: &&etcd_operator_plan::Seat| members.iter().any(|m| m.is_learner && m.peer_urls.contains(&s.peer_url));
-    let words = |s: &etcd_operator_plan::Seat| {
-        let status = view.member_of(&s.node.0).and_then(|m| m.status.clone()).unwrap_or_default();
-        let keeper = status.keeper.filter(|k| !k.message.is_empty());
-        let said = keeper.map(|k| format!(" ({}: {})", k.reason, k.message)).unwrap_or_default();
-        let learner = members.iter().find(|m| m.peer_urls.contains(&s.peer_url));
-        let behind = match learner.map(|m| m.health) {
-            Some(etcd_operator_plan::EtcdHealth::Healthy { lag: (now, _), .. }) if now < u64::MAX => {
-                format!(", about {} entries behind", about(now))
-            }
-            _ => String::new(),
-        };
-        let still = progress::stands_still(seen, s);
-        format!("{}{behind}{still}{said}", s.node)
-    };
-    seen.seats.iter().filter(is_learner).map(words).collect::<Vec<_>>().join("; ")
-}
-
-/// Voters that did not answer or complain, by name and node.
-fn unhealthy_voters(view: &View, seen: &Observed) -> Vec<String> {
-    let etcd_operator_plan::Etcd::Known { members, .. } = &seen.etcd else { return Vec::new() };
-    let words = |m: &etcd_operator_plan::EtcdMember| {
-        let name = if m.name.is_empty() { m.id.to_string() } else { m.name.clone() };
-        let errors = view.status_of(etcd_operator_etcd::ids::MemberId(m.id.0)).map(|s| s.errors.join(", "));
-        match (m.health, errors) {
-            // Alarms of another member, or NOSPACE: it votes, but somebody has to look.
-            (_, Some(errors)) if !errors.is_empty() => Some(format!("{name} says: {errors}")),
-            (etcd_operator_plan::EtcdHealth::Healthy { .. }, _) => None,
-            (_, Some(_)) => Some(format!("{name} sees no leader")),
-            (_, None) => Some(format!("{name} does not answer")),
-        }
-    };
-    members.iter().filter(|m| !m.is_learner).filter_map(words).collect()
-}
-
-/// Addresses of clients that boot has more connections of than a new member has. No counts: they change all the time.
-fn lacking(seen: &Observed) -> Vec<String> {
-    let etcd_operator_plan::ClientCounts::Known { remotes, .. } = &seen.clients else { return Vec::new() };
-    remotes.iter().filter(|r| r.to_members.iter().any(|n| *n < r.to_boot)).map(|r| r.ip.clone()).collect()
 }
 
 /// Where the pivot is, from the plan.
@@ -417,6 +283,22 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
     status.conditions = all;
 }
 
+/// Whether all keepers are the operator's own: one that lags behind waits for its turn, or for a human. Apart from Ready, which is about etcd.
+fn keepers(context: &Context, view: &View, seen: &Observed, status: &mut EtcdClusterStatus) {
+    let Some(own) = context.args.binary.as_deref() else { return };
+    let outdated = hand_over::outdated(view, seen, own);
+    let (on, reason) = if outdated.is_empty() { ("True", Reason::AsExpected) } else { ("False", Reason::KeepersOutdated) };
+    let new = Condition {
+        type_: "KeepersCurrent".into(),
+        status: on.into(),
+        reason: reason.as_str().into(),
+        message: outdated.join("; "),
+        last_transition_time: clock::rfc3339(view.now_ms),
+        observed_generation: status.observed_generation,
+    };
+    condition::set(&mut status.conditions, new);
+}
+
 /// Fields that were changed after a member was made: they count for members made later only.
 fn not_rolled_out(view: &View) -> Vec<String> {
     let spec = &view.cluster.spec;
@@ -497,6 +379,7 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         Step::RemoveBoot { .. } => "RemoveBoot",
         Step::RemoveMember { .. } => "RemoveMember",
         Step::Evict { .. } => "EvictLearner",
+        Step::HandOverKeeper { .. } => "HandOverKeeper",
         _ => return,
     };
     publish(context, &view.cluster, type_, reason.into(), note).await;

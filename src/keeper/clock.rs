@@ -48,7 +48,7 @@ impl Default for Timing {
             stop: Duration::from_secs(30),
             backoff: Duration::from_secs(30),
             self_check: Duration::from_secs(10),
-            prove: Duration::from_secs(10),
+            prove: Duration::from_secs(60),
         }
     }
 }

@@ -35,7 +35,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const REPORTED: usize = 400;
 /// What is still told to the keeper in the last moment before execve: enough to let a signal through.
 const LAST_LOOK: Duration = Duration::from_millis(2);
-/// Pause after a hand-over that could not be begun for want of disk.
+/// Pause after a hand-over that could not be begun: for want of disk, or of time.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Word in a self-check's report: the binary can take over a running etcd. One from before there were hand-overs could not: it would
 /// find the data in use, and leave etcd to itself.
@@ -101,6 +101,7 @@ impl Keeper {
 
     /// The binary that is to take over, if it lies there and nothing stands against it.
     async fn successor(&mut self, running: Option<&Running>) -> Option<String> {
+        self.forget_refusal();
         let state = &self.store.state;
         let wanted = self.order.as_ref()?.keeper.as_ref()?.to_ascii_lowercase();
         let is_refused = |h: &HandOver| h.step == HandOverStep::Refused && h.to == wanted;
@@ -163,12 +164,25 @@ impl Keeper {
             }
             if now() >= until {
                 kill(pid);
-                return Checked::Failed(format!("its self-check did not end in {} s", limit.as_secs()));
+                // A busy node says nothing about the binary.
+                tracing::warn!(seconds = limit.as_secs(), "the next keeper's self-check did not end in time: it is tried again");
+                self.pauses.until = Some(now() + AGAIN);
+                return Checked::NotNow(Meanwhile::Nothing);
             }
         }
     }
 
-    /// Never tried again: a keeper that fails here once fails here again, and each try is a risk for what runs.
+    /// An order that wants no keeper at all is a human's word that the one that was refused may be tried again.
+    fn forget_refusal(&mut self) {
+        let is_refused = self.store.state.hand_over.as_ref().is_some_and(|h| h.step == HandOverStep::Refused);
+        if is_refused && self.store.state.order_refused.is_none() && self.order.as_ref().is_some_and(|o| o.keeper.is_none()) {
+            tracing::info!("the order wants no other keeper any more: what was refused before may be tried again");
+            self.store.state.hand_over = None;
+            self.save("that a refusal is forgotten");
+        }
+    }
+
+    /// Not tried again until somebody says so: a keeper that fails here once fails here again, and each try is a risk for what runs.
     pub(crate) fn refuse(&mut self, to: String, message: String) {
         tracing::error!(to, message, "the hand-over to another keeper is refused; this one goes on");
         self.store.state.hand_over = Some(HandOver { to, step: HandOverStep::Refused, message, etcd: None, boot_id: boot_id() });

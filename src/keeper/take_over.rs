@@ -150,7 +150,7 @@ fn close(state: &mut State, boot: &str, own: impl FnOnce() -> io::Result<String>
         state.hand_over = None;
     } else {
         open.step = HandOverStep::Refused;
-        open.message = "it ended before it had proven itself; its log is that of the container before this one".to_owned();
+        open.message = "it ended before it had proven itself, and etcd with it, which was started again; its log is that of the container before this one".to_owned();
         tracing::error!(to = open.to, "a new keeper ended before it had proven itself: it is not tried again");
     }
 }

@@ -14,7 +14,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         return Some(Plan::hold(
             HoldReason::KeeperHandOverFailed,
             format!(
-                "the operator's keeper was refused on {}: {message}; the one before it runs on, and so does etcd: install another build of the operator, or the one before",
+                "the operator's keeper was refused on {}: {message}; the one before it runs; no other node is tried: install another build of the operator, or have it tried again (runbook KeeperHandOverFailed)",
                 seat.node
             ),
         ));

@@ -1,7 +1,7 @@
 //! What the scenarios share: a bed that stands just before the pivot, the operator's pivot command, the witness around both.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use etcd_operator_bed::{ApiServerEtcd, Bed, Layout, Operator, Options, TestBed, down};
@@ -91,6 +91,18 @@ impl Stage {
         command.arg("pivot").arg("--kubeconfig").arg(self.bed.layout.kubeconfig());
         command.arg("--boot-endpoint").arg(self.boot_endpoint()).arg("--size").arg(size.to_string());
         command
+    }
+
+    /// Begins the pivot; it ends with the test at the latest.
+    #[must_use]
+    pub fn begin_pivot(&self, size: u32) -> Ended {
+        Ended(self.pivot_command(size).spawn().unwrap())
+    }
+
+    /// Waits for the end of a pivot that was begun; it must be good.
+    pub fn end_pivot(&self, mut pivot: Ended) {
+        let status = pivot.0.wait().unwrap();
+        assert!(status.success(), "the pivot ended with {status}; {}", self.explain());
     }
 
     /// Runs the pivot to its end.
@@ -229,6 +241,16 @@ impl Stage {
         let verdict = runtime.block_on(running.stop()).unwrap();
         println!("{}", serde_json::to_string_pretty(&verdict).unwrap());
         verdict
+    }
+}
+
+/// A process that ends with the test, however that ends.
+pub struct Ended(pub Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

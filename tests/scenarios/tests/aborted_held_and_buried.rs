@@ -83,23 +83,22 @@ fn a_signalled_boot_comes_back_and_a_buried_one_does_not() {
 
     // The controller has had boot signalled and says no more: nobody but the kubelet brings it back.
     let number = stage.hold_next(When::Before, "MemberRemove");
-    let mut pivot = stage.pivot_command(3).spawn().unwrap();
+    let pivot = stage.begin_pivot(3);
     stage.until_held(number, "boot is signalled, not removed");
     stage.until("its kubelet has started it again", LIMIT, || boot().is_some_and(|pid| pid != first) && serves());
     assert!(stage.faults().holds(number), "the controller had no part in it");
     stage.faults().let_go(number).unwrap();
-    let status = pivot.wait().unwrap();
-    assert!(status.success(), "the pivot ended with {status}; {}", stage.explain());
+    stage.end_pivot(pivot);
     assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
 
     // Somebody puts its manifest back.
     let manifests = stage.bed.layout.disk(&node, "etc/kubernetes/manifests");
     let archive = stage.bed.layout.disk(&node, "var/lib/etcd-operator/kube-system/kube-etcd/boot/manifest-archive");
     let archived = std::fs::read_dir(&archive).unwrap().next().expect("boot's manifest is archived").unwrap().path();
-    std::fs::copy(&archived, manifests.join("boot-etcd.yaml")).unwrap();
     let log = || stage.pod_log(&node, "boot-etcd");
     let refusal = "removed-by-etcd-operator";
     let before = log().matches("data-dir").count();
+    std::fs::copy(&archived, manifests.join("boot-etcd.yaml")).unwrap();
     stage.until("its etcd has tried to start", LIMIT, || log().matches("data-dir").count() > before);
     for _ in 0..40 {
         assert!(!serves(), "a buried boot serves");

@@ -37,7 +37,7 @@ fn pivot_with(stage: &Stage, points: &[Point], mut fault: impl FnMut(usize, &str
         faults.plan(&next).unwrap();
     };
     set(0);
-    let mut pivot = stage.pivot_command(3).spawn().unwrap();
+    let pivot = stage.begin_pivot(3);
     for (number, (role, when, call)) in points.iter().enumerate() {
         stage.until(&format!("{role:?} {when:?} {call}"), LIMIT, || faults.holds(number));
         println!("== {when:?} {call}");
@@ -46,8 +46,7 @@ fn pivot_with(stage: &Stage, points: &[Point], mut fault: impl FnMut(usize, &str
             faults.let_go(number).unwrap();
         });
     }
-    let status = pivot.wait().unwrap();
-    assert!(status.success(), "the pivot ended with {status}; {}", stage.explain());
+    stage.end_pivot(pivot);
     assert_eq!(stage.members(), ["cp1-1", "cp2-1", "cp3-1"]);
     stage.wait_for("Ready", Duration::from_secs(60));
 }

@@ -1,9 +1,9 @@
 //! What cannot be done is refused or held, with the reason and the way out, and boot is untouched.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use etcd_operator_scenarios::{Stage, text_of};
+use etcd_operator_scenarios::{Ended, Stage, text_of};
 use serde_json::{Value, json};
 
 /// Posts an EtcdCluster, waits for the reason, takes the object away again.
@@ -214,16 +214,6 @@ fn an_old_boot(stage: &Stage, good: &Value) {
     );
     stage.until("the old etcd serves", Duration::from_secs(30), || stage.bed.etcdctl(&client, &["endpoint", "status"]).is_ok());
     held(stage, with(good.clone(), "/selfHosted/bootMemberClientEndpoint", json!(client)), "BootTooOld", "3.5.26");
-}
-
-/// A process that ends with the test, however that ends.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

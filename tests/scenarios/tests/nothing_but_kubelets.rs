@@ -32,10 +32,10 @@ fn a_pivot_needs_no_network_addon_and_outlives_its_kubelets() {
         Some(3),
         |_| {},
         || {
-            let mut pivot = stage.pivot_command(3).spawn().unwrap();
+            let mut pivot = stage.begin_pivot(3);
             let mut killed = BTreeSet::new();
             let status = loop {
-                if let Some(status) = pivot.try_wait().unwrap() {
+                if let Some(status) = pivot.0.try_wait().unwrap() {
                     break status;
                 }
                 for node in nodes.iter().filter(|node| !killed.contains(&node.index)).cloned().collect::<Vec<_>>() {

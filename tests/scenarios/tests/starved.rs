@@ -24,7 +24,7 @@ fn a_starved_learner_is_evicted_and_another_node_takes_its_place() {
         |_| {},
         || {
             let first = stage.hold_next(When::After, "MemberPromote");
-            let mut pivot = stage.pivot_command(3).spawn().unwrap();
+            let pivot = stage.begin_pivot(3);
             stage.until_held(first, "cp1's member is promoted");
             let second = stage.hold_next(When::Before, "MemberAdd");
             stage.faults().let_go(first).unwrap();
@@ -32,8 +32,7 @@ fn a_starved_learner_is_evicted_and_another_node_takes_its_place() {
             // Its agent goes on by the load balancer; boot and the first member are out of reach.
             faults::partition(stage.bed.options(), "cp2", "cp1", Direction::Both).unwrap();
             stage.faults().let_go(second).unwrap();
-            let status = pivot.wait().unwrap();
-            assert!(status.success(), "the pivot ended with {status}; {}", stage.explain());
+            stage.end_pivot(pivot);
         },
     );
     assert_unharmed(&verdict);

@@ -38,15 +38,15 @@ fn the_operator_is_upgraded_in_the_middle_of_a_pivot() {
         Some(3),
         |_| {},
         || {
-            let mut pivot = stage.pivot_command(3).spawn().unwrap();
+            let mut pivot = stage.begin_pivot(3);
             stage.until("the first member votes", LIMIT, || {
                 stage.cluster()["status"]["members"]["ready"].as_array().is_some_and(|r| r.len() > 1)
             });
             stage.bed.load_another_build().unwrap();
             restart("deployment/etcd-operator-controller");
+            assert!(pivot.0.try_wait().unwrap().is_none(), "the pivot ended before the upgrade");
             println!("== the controllers are upgraded");
-            let status = pivot.wait().unwrap();
-            assert!(status.success(), "the pivot ended with {status}; {}", stage.explain());
+            stage.end_pivot(pivot);
             stage.wait_for("Ready", LIMIT);
             let before = etcds();
             // The controllers are one version ahead: nobody can bring their keeper.
