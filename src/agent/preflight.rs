@@ -32,11 +32,11 @@ const FREE_BYTES: u64 = 1 << 30;
 pub(crate) async fn run(agent: Arc<Agent>, spec: PreflightSpec, boot: Option<(Place, BootSpec)>) -> PreflightStatus {
     let reach = join_all(spec.reach.iter().map(|address| reach(&agent, address))).await;
     let args = agent.args.clone();
-    let (ports, seats, image) = (spec.ports.clone(), spec.seats.clone(), spec.image.clone());
+    let (ports, seats, image, need_bytes) = (spec.ports.clone(), spec.seats.clone(), spec.image.clone(), spec.need_bytes);
     let local = tokio::task::spawn_blocking(move || {
         let mut checks = self::ports(sockets::read(&args), &ports);
         checks.push(fsync(&args));
-        checks.push(free(&args));
+        checks.push(free(&args, need_bytes));
         checks.push(static_pods(&args));
         checks.push(api_servers(&args, &seats));
         checks.extend(image.map(|image| self::image(&args, &image)));
@@ -136,15 +136,12 @@ fn fsync(args: &AgentArgs) -> Check {
     check("Disk", outcome)
 }
 
-fn free(args: &AgentArgs) -> Check {
+fn free(args: &AgentArgs, wanted: Option<i64>) -> Check {
+    let needed = FREE_BYTES.max(wanted.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0));
     let root = args.reach(&args.data_root);
     let outcome = files::free_bytes(&root).map_err(|problem| problem.message).and_then(|bytes| {
         let text = format!("{} MiB are free for {}", bytes >> 20, root.display());
-        if bytes >= FREE_BYTES {
-            Ok(text)
-        } else {
-            Err(format!("{text}, at least {} MiB are needed: make room", FREE_BYTES >> 20))
-        }
+        if bytes >= needed { Ok(text) } else { Err(format!("{text}, at least {} MiB are needed: make room", needed >> 20)) }
     });
     check("Space", outcome)
 }
@@ -197,7 +194,14 @@ mod tests {
         let reach = vec![here.local_addr().unwrap().to_string()];
         let status = run(
             Agent::new(args.clone(), Arc::new(Linux)),
-            PreflightSpec { id: "p1".into(), image: None, seats: Vec::new(), ports: vec!["127.0.0.1:1".into()], reach },
+            PreflightSpec {
+                id: "p1".into(),
+                image: None,
+                need_bytes: None,
+                seats: Vec::new(),
+                ports: vec!["127.0.0.1:1".into()],
+                reach,
+            },
             None,
         )
         .await;
@@ -220,7 +224,14 @@ mod tests {
         let ports = vec![taken.local_addr().unwrap().to_string()];
         let status = run(
             Agent::new(args, Arc::new(Linux)),
-            PreflightSpec { id: "p2".into(), image: None, seats: Vec::new(), ports, reach: vec!["127.0.0.1:1".into()] },
+            PreflightSpec {
+                id: "p2".into(),
+                image: None,
+                need_bytes: None,
+                seats: Vec::new(),
+                ports,
+                reach: vec!["127.0.0.1:1".into()],
+            },
             None,
         )
         .await;

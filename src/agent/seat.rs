@@ -18,15 +18,15 @@ use crate::problem::{Problem, Reason};
 pub(crate) fn apply(args: &AgentArgs, binary: &Binary, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
     let paths = args.paths(&member.spec.cluster_name);
     copy_keeper(args, &paths)?;
-    // Before the order that names it.
-    offer_keeper(args, binary, &paths, seat)?;
     write_order(&paths, member.spec.lineage, seat)?;
+    // After the order, which must reach the keeper also where there is no room for another binary: one that is not there is not run.
+    let offered = offer_keeper(args, binary, &paths, seat);
     let state: Option<State> = files::read_json(&paths.state())?;
     let runs = state.is_some_and(|state| matches!(state.phase, Phase::Running | Phase::Draining));
     if manifest::apply(args, &member.spec.cluster_name, seat, runs)? {
         tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest written");
     }
-    Ok(())
+    offered
 }
 
 /// The seat was given back: its order is to stop, and once no etcd runs any more the pod goes, too. The data and the state stay.

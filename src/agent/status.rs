@@ -70,7 +70,8 @@ fn differs(wish: &EtcdMemberStatus, seen: &EtcdMember, last: Option<&(EtcdMember
     if newest.status.as_ref() == Some(wish) {
         return false;
     }
-    // A server with an older CRD drops fields: writing the same again and again would not help.
+    // A server that keeps less than it was sent: writing the same again and again would not help. (One with an older CRD refuses fields that it does
+    // not know, and the status stays what it was: README, "Upgrade and roll back".)
     !last.is_some_and(|(sent, answer)| sent == wish && answer.uid() == newest.uid() && answer.status == newest.status)
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn member() -> EtcdMember {
             count_own: Vec::new(),
             preflight: None,
             evicted: None,
+            evictions: 0,
         },
     );
     member.metadata.namespace = Some("etcd-system".into());

@@ -62,6 +62,15 @@ pub struct EtcdMemberSpec {
     /// When a learner of this node was evicted last, RFC 3339; cleared once a member of it votes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evicted: Option<String>,
+    /// How many learners of this node were evicted since a member of it voted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub evictions: u32,
+}
+
+/// A count that is left out where there is none.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What an EtcdMember stands for.
@@ -219,6 +228,9 @@ pub struct PreflightSpec {
     /// The image that the members would run: the agent must allow it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Bytes that must be free for etcd's data on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub need_bytes: Option<i64>,
     /// Addresses `ip:port` that must be free on this node.
     #[serde(default)]
     pub ports: Vec<String>,

@@ -26,6 +26,10 @@ pub(crate) enum Outcome {
 
 /// Carries out a step.
 pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<Outcome, ControllerError> {
+    if let Step::RemoveMember { .. } | Step::Evict { .. } | Step::Unseat { .. } = step {
+        // The clients are counted anew, with whoever takes its place.
+        (memory.listening_since, memory.count) = (None, None);
+    }
     let done = |()| Outcome::Done;
     match step {
         Step::RunPreflight => preflight::start(context, view, memory).await.map(done),
@@ -43,7 +47,8 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
-        Step::HandOverKeeper { node } => hand_over_keeper(context, view, node).await.map(done),
+        Step::HandOverKeeper { node } => order_keeper(context, view, node, context.args.binary.as_ref()).await.map(done),
+        Step::CallOffHandOver { node } => order_keeper(context, view, node, None).await.map(done),
     }
 }
 
@@ -171,22 +176,22 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
 }
 
 /// This controller's binary is to be the keeper there: its agent brings it, the keeper becomes it.
-async fn hand_over_keeper(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+async fn order_keeper(context: &Context, view: &View, node: &NodeName, wanted: Option<&String>) -> Result<(), ControllerError> {
     let (member, _) = seat_of(view, node)?;
-    let own = context.args.binary.clone();
     members::change(context, member, |spec| {
         if let Some(seat) = &mut spec.seat
-            && seat.keeper != own
+            && seat.keeper.as_ref() != wanted
         {
             seat.order.sequence += 1;
-            seat.keeper.clone_from(&own);
+            seat.keeper = wanted.cloned();
         }
     })
     .await
     .map(drop)
 }
 
-async fn any_voter(view: &View, memory: &mut Memory) -> Result<Arc<dyn Endpoint>, ControllerError> {
+/// A client of a voter that answers, the leader if it does.
+pub(crate) async fn any_voter(view: &View, memory: &mut Memory) -> Result<Arc<dyn Endpoint>, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
     let voters = reading.members.iter().filter(|(m, s)| !m.is_learner && s.is_some());

@@ -27,7 +27,7 @@ pub(crate) fn binary(member: &EtcdMember, own: Option<&str>) -> KeeperBinary {
     }
     // Ordered is ordered: what its agent has brought may be taken at any time, also where another agent has come since.
     if member.spec.seat.as_ref().is_some_and(|seat| seat.keeper.as_deref() == Some(own)) {
-        return KeeperBinary::HandingOver;
+        return KeeperBinary::Ordered;
     }
     if status.offers.as_deref() == Some(own) { KeeperBinary::Outdated } else { KeeperBinary::Unknown }
 }
@@ -43,7 +43,7 @@ fn why_outdated(view: &View, seen: &Observed, seat: &Seat, own: &str) -> Option<
     Some(match &seat.binary {
         KeeperBinary::Current => return None,
         KeeperBinary::Refused { message } => format!("the operator's was refused: {message}"),
-        KeeperBinary::HandingOver => format!("hands over{}", hindrance(seat)),
+        KeeperBinary::Ordered | KeeperBinary::HandingOver => format!("hands over{}", hindrance(seat)),
         KeeperBinary::Outdated => {
             let node = seen.nodes.iter().find(|n| n.name == seat.node);
             let place = match node {

@@ -2,6 +2,7 @@
 //! clock takes it with the resourceVersion he saw. Economy, not safety: two controllers at once are safe (design D10).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -37,6 +38,7 @@ impl Default for LeaseTimes {
 #[derive(Clone)]
 pub(crate) struct Claim {
     held: watch::Receiver<bool>,
+    turns: Arc<AtomicU64>,
     aside: watch::Sender<Option<clock::Instant>>,
     stop: watch::Sender<bool>,
     done: watch::Receiver<bool>,
@@ -48,22 +50,29 @@ impl Claim {
     /// Starts to claim the Lease in the background.
     pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes) -> Self {
         let (held_tx, held) = watch::channel(false);
+        let turns = Arc::new(AtomicU64::new(0));
         let (aside, stands_aside) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let (done_tx, done) = watch::channel(false);
         let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
+        let counts = Arc::clone(&turns);
         let mut task = JoinSet::new();
         task.spawn(async move {
-            keeper.run(&held_tx, stands_aside, stopped).await;
+            keeper.run(&held_tx, &counts, stands_aside, stopped).await;
             held_tx.send_replace(false);
             done_tx.send_replace(true);
         });
-        Self { held, aside, stop, done, _task: Arc::new(task) }
+        Self { held, turns, aside, stop, done, _task: Arc::new(task) }
     }
 
     /// Whether this replica holds it right now.
     pub(crate) fn is_held(&self) -> bool {
         *self.held.borrow() && !is_aside(*self.aside.borrow())
+    }
+
+    /// Which turn of leading this is: it goes up each time this replica gets the Lease after it did not have it.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
     }
 
     /// Yields each time this replica gets it.
@@ -108,6 +117,7 @@ impl Keeper {
     async fn run(
         mut self,
         held: &watch::Sender<bool>,
+        turns: &AtomicU64,
         mut aside: watch::Receiver<Option<clock::Instant>>,
         mut stopped: watch::Receiver<bool>,
     ) {
@@ -132,6 +142,9 @@ impl Keeper {
                 Some(Ok(false)) if stands_aside => say("this replica stands aside for another".into()),
                 Some(Ok(true)) => {
                     renewed = clock::instant();
+                    if !*held.borrow() {
+                        turns.fetch_add(1, Ordering::SeqCst);
+                    }
                     set(held, true);
                     say("this replica leads".into());
                 }

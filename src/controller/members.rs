@@ -84,6 +84,7 @@ pub(crate) fn blank(cluster: &str, node: &str, role: Role, lineage: i64) -> Etcd
         count_own: Vec::new(),
         preflight: None,
         evicted: None,
+        evictions: 0,
     }
 }
 

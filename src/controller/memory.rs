@@ -15,6 +15,8 @@ pub(crate) type Shared = Arc<tokio::sync::Mutex<Memory>>;
 
 /// Memory of one cluster.
 pub(crate) struct Memory {
+    /// The turn of leading that it belongs to: what was seen in an earlier one is of somebody else's time.
+    pub(crate) turn: u64,
     /// The way to etcd.
     pub(crate) dial: Arc<dyn Dial>,
     /// The CA and our own client certificate, keyed by the Secret's resourceVersion.
@@ -56,8 +58,9 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(dial: Arc<dyn Dial>) -> Self {
+    pub(crate) fn new(dial: Arc<dyn Dial>, turn: u64) -> Self {
         Self {
+            turn,
             dial,
             ca: None,
             clients: HashMap::new(),

@@ -20,7 +20,7 @@ mod structure;
 mod words;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -112,6 +112,8 @@ pub(crate) struct Context {
     dial: Arc<dyn Dial>,
     memories: Mutex<HashMap<String, memory::Shared>>,
     stopping: AtomicBool,
+    /// How often in a row this replica stood aside as etcd did not answer it.
+    asides: AtomicU32,
 }
 
 impl Context {
@@ -125,7 +127,7 @@ impl Context {
 
     fn memory(&self, cluster: &str) -> memory::Shared {
         let mut all = self.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let new = || Arc::new(tokio::sync::Mutex::new(memory::Memory::new(self.dial.clone())));
+        let new = || Arc::new(tokio::sync::Mutex::new(memory::Memory::new(self.dial.clone(), self.lease.turn())));
         all.entry(cluster.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -168,6 +170,7 @@ pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, to
         dial,
         memories: Mutex::default(),
         stopping: AtomicBool::new(false),
+        asides: AtomicU32::new(0),
         args,
     });
 
@@ -215,6 +218,9 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<A
     }
     let memory = context.memory(&name);
     let mut memory = memory.lock().await;
+    if memory.turn != context.lease.turn() {
+        *memory = memory::Memory::new(context.dial.clone(), context.lease.turn());
+    }
     let look_again = pass::run(&context, &name, &mut memory).await?;
     Ok(Action::requeue(look_again.unwrap_or(SETTLED_LOOK)))
 }

@@ -271,7 +271,11 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
             preflight_only: hosted.preflight_only,
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
-        seats: view.seats().into_iter().map(|m| super::structure::seat(memory, m, args.binary.as_deref())).collect(),
+        seats: view
+            .seats()
+            .into_iter()
+            .map(|m| super::structure::seat(memory, m, view.etcd.as_ref().ok().map(|r| r.cluster_id), args.binary.as_deref()))
+            .collect(),
         boot: super::structure::boot(view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {
@@ -310,6 +314,7 @@ fn node(view: &View, node: &Node) -> plan::Node {
         readiness: readiness(node),
         agent: if fresh { plan::AgentView::Fresh } else { plan::AgentView::Silent },
         evicted_ms: view.member_of(&name).and_then(progress::evicted_ms),
+        evictions: view.member_of(&name).map_or(0, |m| m.spec.evictions),
         name: plan::NodeName(name),
     }
 }

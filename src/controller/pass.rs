@@ -1,5 +1,6 @@
 //! One pass over one cluster: observe → plan → guard → record the intent → act → status.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use etcd_operator_api::cluster::Intent;
@@ -20,6 +21,8 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(300);
 
 /// How long etcd may be silent before another replica should try, ms: some passes, each of which asks for 2 s.
 const ETCD_SILENT_MS: u64 = 15_000;
+/// 15 s become 8 min.
+const MOST_DOUBLINGS: u32 = 5;
 /// Two passes that are further apart than this do not belong together, ms: a held one comes every 5 s and takes 2 s.
 const BREAK_MS: u64 = 9_000;
 /// How long this replica then does not lead: for another to see the free Lease, which takes it 2 s.
@@ -35,7 +38,7 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         return Ok(Some(AFTER_STEP));
     }
     structure::note_signal(&view, memory);
-    let silent = etcd_is_silent(&view, memory);
+    let silent = etcd_is_silent(context, &view, memory);
     let seen = observed(&view, memory, &context.args);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
@@ -70,19 +73,26 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     }
 }
 
-/// Whether etcd has not answered for so long that another replica should try: the API that this one was read from rests on that very etcd, so
-/// it is this replica's way to it that is cut.
-fn etcd_is_silent(view: &View, memory: &mut Memory) -> bool {
-    if view.etcd.is_ok() || view.ca.is_err() {
+/// Whether etcd has not answered for so long that another replica should try. The API that this one was read from rests on the very etcd of a
+/// self-hosted cluster that was seen before, so it is this replica's way there that is cut; of others that cannot be said.
+fn etcd_is_silent(context: &Context, view: &View, memory: &mut Memory) -> bool {
+    let is_own = view.cluster.spec.self_hosted.is_some() && view.status.cluster_id.is_some() && view.ca.is_ok();
+    if view.etcd.is_ok() || !is_own {
+        if is_own {
+            context.asides.store(0, Ordering::Relaxed);
+        }
         memory.etcd_silent = None;
         return false;
     }
     // A pass that did not come about for want of the API is a break.
-    let since = memory
-        .etcd_silent
-        .filter(|(_, last)| view.now_ms.saturating_sub(*last) < BREAK_MS)
-        .map_or(view.now_ms, |(since, _)| since);
-    let is_silent = view.now_ms.saturating_sub(since) >= ETCD_SILENT_MS;
+    let together = |(_, last): &(u64, u64)| view.now_ms.saturating_sub(*last) < BREAK_MS;
+    let since = memory.etcd_silent.filter(together).map_or(view.now_ms, |(since, _)| since);
+    // Where no replica has a way, they take turns more and more slowly.
+    let limit = ETCD_SILENT_MS << context.asides.load(Ordering::Relaxed).min(MOST_DOUBLINGS);
+    let is_silent = view.now_ms.saturating_sub(since) >= limit;
+    if is_silent {
+        context.asides.fetch_add(1, Ordering::Relaxed);
+    }
     memory.etcd_silent = (!is_silent).then_some((since, view.now_ms));
     is_silent
 }

@@ -272,12 +272,15 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     let seats: Vec<String> =
         view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", members::CLIENT_PORT)).collect();
     let image = Some(super::act::image(view));
+    let need_bytes =
+        view.etcd.as_ref().ok().and_then(|r| r.members.first()).and_then(|(_, s)| s.as_ref()).map(|s| room_for(s.db_size));
     for member in asked(view) {
         let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
         let is_boot = member.spec.role == etcd_operator_api::member::Role::Boot;
         let addresses = node.map(ips).unwrap_or_default();
         let ports = if is_boot { Vec::new() } else { ports(addresses.first().map(ToString::to_string).unwrap_or_default()) };
-        let preflight = PreflightSpec { id: id.clone(), image: image.clone(), seats: seats.clone(), ports, reach: reach.clone() };
+        let preflight =
+            PreflightSpec { id: id.clone(), image: image.clone(), need_bytes, seats: seats.clone(), ports, reach: reach.clone() };
         members::change(context, member, |spec| {
             spec.nonce.clone_from(&id);
             spec.preflight = Some(preflight.clone());
@@ -288,6 +291,11 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     memory.preflight = Some((id, asked_ms));
     memory.preflight_failed = None;
     Ok(())
+}
+
+/// Bytes that a member of such a database needs: itself, a snapshot of it that is being received, and the log (some segments of 64 MB).
+fn room_for(db_size: i64) -> i64 {
+    db_size.saturating_mul(2).saturating_add(256 << 20)
 }
 
 fn ports(ip: String) -> Vec<String> {

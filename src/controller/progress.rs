@@ -1,11 +1,13 @@
 //! Learners that get on, and learners that do not (design D6, rule 2): measured in bytes on their node's disk and in entries applied.
 
+use std::time::Duration;
+
 use etcd_operator_api::member::EtcdMember;
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::{self as plan, NodeName, Observed, Progress, Sample, Seat};
 use kube::ResourceExt;
 
-use super::act::Outcome;
+use super::act::{self, Outcome};
 use super::memory::Memory;
 use super::observe::View;
 use super::{Context, ControllerError, members, remove};
@@ -16,6 +18,11 @@ use crate::clock;
 const ASK_AFTER_MS: u64 = 10_000;
 /// How long a learner makes no progress before that is said, ms. Sooner it would be a write for each bit of progress.
 const TOLD_AFTER_MS: u64 = 60_000;
+
+/// For the second look at the members.
+const LIST_WITHIN: Duration = Duration::from_secs(2);
+/// A view that is older than this when its step is taken is too old, ms: less than an intent lasts.
+const STALE_MS: u64 = 20_000;
 
 /// The ID that a seat was told, if etcd lists it as a learner.
 fn learner(view: &View, member: &EtcdMember) -> Option<MemberId> {
@@ -35,13 +42,22 @@ fn sample(view: &View, memory: &Memory, member: &EtcdMember, id: MemberId) -> Sa
     }
 }
 
+/// Whether the agent there knows the question: one of an older version, which offers no keeper either, would let a long transfer look like none.
+fn can_measure(member: &EtcdMember) -> bool {
+    member.status.as_ref().is_some_and(|s| s.offers.is_some())
+}
+
 /// Notes how the learners get on. Without a linearizable list nothing is noted: a break in which they are not counted as slow.
 pub(crate) fn note(view: &View, memory: &mut Memory, patience_ms: u64) {
     if view.etcd.is_err() {
         return;
     }
-    let samples: Vec<(MemberId, Sample)> =
-        view.seats().into_iter().filter_map(|m| learner(view, m).map(|id| (id, sample(view, memory, m, id)))).collect();
+    let samples: Vec<(MemberId, Sample)> = view
+        .seats()
+        .into_iter()
+        .filter(|m| can_measure(m))
+        .filter_map(|m| learner(view, m).map(|id| (id, sample(view, memory, m, id))))
+        .collect();
     memory.progress.retain(|known, _| samples.iter().any(|(id, _)| id.0 == *known));
     for (id, sample) in samples {
         memory
@@ -53,7 +69,7 @@ pub(crate) fn note(view: &View, memory: &mut Memory, patience_ms: u64) {
 }
 
 /// Asks for sizes where they are wanted, and only there; forgets the eviction of whoever votes now. Returns how many objects were written.
-pub(crate) async fn ensure(context: &Context, view: &View, memory: &Memory) -> Result<usize, ControllerError> {
+pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
     let Ok(reading) = &view.etcd else { return Ok(0) };
     let mut written = 0;
     for member in view.seats() {
@@ -64,13 +80,17 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &Memory) -> R
         let is_slow = learner.and_then(|id| memory.progress.get(&id.0)).is_some_and(|p| still_ms(view.now_ms, p) >= ASK_AFTER_MS);
         // Once asked it goes on: its answers are progress.
         let measure = is_behind && (is_slow || seat.measure_data);
+        if let (true, false, Some(id)) = (measure, seat.measure_data, learner) {
+            // What was not measured was not seen, as while the cluster was paused: the count begins with the question.
+            memory.progress.insert(id.0, Progress::begin(view.now_ms, sample(view, memory, member, id)));
+        }
         let votes = reading.members.iter().any(|(m, _)| !m.is_learner && m.peer_urls.contains(&seat.order.peer_url));
         let changed = members::change(context, member, |spec| {
             if let Some(seat) = &mut spec.seat {
                 seat.measure_data = measure;
             }
             if votes {
-                spec.evicted = None;
+                (spec.evicted, spec.evictions) = (None, 0);
             }
         })
         .await?;
@@ -100,13 +120,21 @@ pub(crate) async fn evict(
     if learner(view, member) != Some(id) {
         return Ok(Outcome::NotYet);
     }
-    // The clients are counted anew, with whoever takes its place.
-    (memory.listening_since, memory.count) = (None, None);
     let patience_ms = context.args.learner_patience_ms();
     // A removal that etcd does not take yet is tried again, and is no further write.
     if evicted_ms(member).is_none_or(|at| view.now_ms.saturating_sub(at) >= patience_ms) {
         let now = clock::rfc3339(view.now_ms);
-        members::change(context, member, |spec| spec.evicted = Some(now.clone())).await?;
+        members::change(context, member, |spec| {
+            spec.evicted = Some(now.clone());
+            spec.evictions = spec.evictions.saturating_add(1);
+        })
+        .await?;
+    }
+    // MemberRemove does not ask whether it removes a learner: another controller may have promoted it since, or this one stood still.
+    let now = act::any_voter(view, memory).await?.member_list(LIST_WITHIN).await?;
+    let is_learner = now.members.iter().any(|m| m.id == id && m.is_learner);
+    if !is_learner || clock::now_ms().saturating_sub(view.now_ms) > STALE_MS {
+        return Ok(Outcome::NotYet);
     }
     tracing::warn!(node = %node, member = %id, object = %member.name_any(), "the learner is evicted");
     remove::listed(view, memory, id).await
@@ -118,8 +146,9 @@ pub(crate) fn why_evicted(seen: &Observed, node: &NodeName) -> String {
     let why = match seat.map(|s| &s.keeper) {
         Some(plan::KeeperView::Refused { reason, .. }) => format!("its keeper says {reason}"),
         Some(_) | None => {
-            let still_ms = seat.and_then(|s| s.no_progress_since_ms).map_or(0, |since| seen.now_ms.saturating_sub(since));
-            format!("no progress of it was seen for {} s", still_ms / 1_000)
+            // Since when, and not for how long: each other word is a write.
+            let since = seat.and_then(|s| s.no_progress_since_ms).map(clock::rfc3339).unwrap_or_default();
+            format!("no progress of it was seen since {since}")
         }
     };
     format!(

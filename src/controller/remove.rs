@@ -236,8 +236,10 @@ pub(crate) async fn member(
 /// MemberRemove of a member that serves nobody.
 pub(crate) async fn listed(view: &View, memory: &mut Memory, id: MemberId) -> Result<Outcome, ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
-    let url =
-        reading.members.iter().find(|(m, s)| m.id != id && !m.is_learner && s.is_some()).and_then(|(m, _)| m.client_urls.first());
+    let leader = reading.members.iter().filter_map(|(_, s)| s.as_ref()).find_map(|s| s.leader);
+    // The leader first: etcd's own check of the quorum judges by what the member that is asked has applied.
+    let others = reading.members.iter().filter(|(m, s)| m.id != id && !m.is_learner && s.is_some());
+    let url = others.min_by_key(|(m, _)| Some(m.id) != leader).and_then(|(m, _)| m.client_urls.first());
     let Some(url) = url else { return Ok(Outcome::NotYet) };
     let client = etcd::client(memory, url).await?;
     super::act::passing("MemberRemove", client.member_remove(id).await)

@@ -116,7 +116,7 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
     if pivot.preflight_id.is_none() && seen.preflight == Preflight::Passed {
         pivot.preflight_id = memory.preflight.as_ref().map(|(id, _)| id.clone());
     }
-    if matches!(plan, Plan::Do(Step::Evict { .. })) {
+    if matches!(plan, Plan::Do(Step::Evict { .. } | Step::RemoveMember { .. } | Step::Unseat { .. })) {
         // Whoever takes its place has not been listening.
         pivot.listening_since = None;
     } else if pivot.listening_since.is_none() {
@@ -143,7 +143,8 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::Unseat { .. }) if aborting => "Aborting",
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
         // Only once boot is out.
-        Plan::Do(Step::HandOverKeeper { .. }) | Plan::Wait { what: WaitFor::KeeperHandOver, .. } => "Complete",
+        Plan::Do(Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. })
+        | Plan::Wait { what: WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
             Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
         )

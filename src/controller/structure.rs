@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{
-    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, Role, RunSpec, Seat,
+    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Role, RunSpec, Seat,
 };
+use etcd_operator_etcd::ids::ClusterId;
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
@@ -208,9 +209,11 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
 }
 
 /// A seat, as the planner takes it.
-pub(crate) fn seat(memory: &Memory, member: &EtcdMember, own_binary: Option<&str>) -> plan::Seat {
+pub(crate) fn seat(memory: &Memory, member: &EtcdMember, cluster: Option<ClusterId>, own_binary: Option<&str>) -> plan::Seat {
     let order = member.spec.seat.as_ref().map(|s| &s.order);
-    let ordered = order.and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
+    // Of another cluster's life it says nothing (design D4).
+    let is_of_this = |o: &&OrderSpec| cluster.is_none_or(|id| o.cluster_id.as_deref() == Some(id.to_string().as_str()));
+    let ordered = order.filter(is_of_this).and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
     let status = member.status.clone().unwrap_or_default();
     plan::Seat {
         node: plan::NodeName(member.spec.node_name.clone()),

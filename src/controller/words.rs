@@ -32,6 +32,7 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
+        Step::CallOffHandOver { node } => format!("no hand-over on {node} after all: not all members and nodes are well"),
     }
 }
 
@@ -73,7 +74,7 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
         WaitFor::BootTombstone => with_boots_words(view, "boot's manifest and data are being put away"),
         WaitFor::MemberDrain => "a member was told to stop".into(),
         WaitFor::KeeperHandOver => {
-            let handing = |s: &&plan::Seat| s.binary == plan::KeeperBinary::HandingOver;
+            let handing = |s: &&plan::Seat| matches!(s.binary, plan::KeeperBinary::Ordered | plan::KeeperBinary::HandingOver);
             let words = |s: &plan::Seat| format!("{}{}", s.node, hand_over::hindrance(s));
             let nodes: Vec<_> = seen.seats.iter().filter(handing).map(words).collect();
             format!("the keeper hands over to the operator's on {}; etcd runs on", nodes.join(", "))

@@ -69,3 +69,8 @@ pub async fn sleep(time: Duration) {
 pub fn unix_millis() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|d| d.as_millis()).unwrap_or_default()
 }
+
+/// Stands still for a moment: where nothing else can be done.
+pub fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}

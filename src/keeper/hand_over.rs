@@ -135,6 +135,12 @@ impl Keeper {
             Ok(started) => started,
             // Somebody still has it open for writing: it is about to change.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => return Checked::NotNow(Meanwhile::Nothing),
+            // Out of memory, of processes: that passes. What is no program does not.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory) => {
+                tracing::warn!(%error, "the next keeper's self-check cannot be run now: it is tried again");
+                self.pauses.until = Some(now() + AGAIN);
+                return Checked::NotNow(Meanwhile::Nothing);
+            }
             Err(error) => return Checked::Failed(format!("its self-check cannot be run: {error}")),
         };
         let limit = self.args.timing.self_check;
@@ -151,6 +157,9 @@ impl Keeper {
                     return Checked::NotNow(Meanwhile::Ended(ended));
                 }
                 if let Some(ended) = check {
+                    if self.order_changed() {
+                        return Checked::NotNow(Meanwhile::Nothing);
+                    }
                     return verdict(ended, output).await;
                 }
             }

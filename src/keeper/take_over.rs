@@ -115,8 +115,11 @@ enum Cannot {
     TakeOver(String),
 }
 
-/// Becomes `bin/keeper` again. Returns only if that is not possible: then this one is better than none.
-fn go_back(paths: &Paths, store: &mut Store, why: Cannot) -> Arrival {
+/// Pause between two tries to go back.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Becomes `bin/keeper` again.
+fn go_back(paths: &Paths, store: &mut Store, why: Cannot) -> ! {
     match why {
         Cannot::Read => tracing::error!("the state cannot be read: going back to bin/keeper, which can"),
         Cannot::TakeOver(why) => {
@@ -130,9 +133,15 @@ fn go_back(paths: &Paths, store: &mut Store, why: Cannot) -> Arrival {
             }
         }
     }
-    let error = exec(&paths.keeper());
-    tracing::error!(%error, path = %paths.keeper().display(), "cannot go back: going on, without proving itself");
-    Arrival { standing: Standing::Kept, adopted: None, listening: None }
+    // Not on without it: this keeper would write a state that it has not read, or leave its etcd to itself. Meanwhile etcd serves, and the
+    // kubelet, whose probes nobody answers, starts the container anew after 3 min.
+    loop {
+        for binary in [paths.keeper(), paths.keeper_prev()] {
+            let error = exec(&binary);
+            tracing::error!(%error, path = %binary.display(), "cannot go back: trying again");
+        }
+        crate::clock::pause(AGAIN);
+    }
 }
 
 /// A hand-over that a kept keeper finds open did not end well, whatever its reason: unless this very binary is what it led to.

@@ -43,6 +43,17 @@ fn was_evicted_just_now(o: &Observed, node: &NodeName) -> bool {
     last.is_some_and(|at| o.now_ms.saturating_sub(at) < o.learner_patience_ms)
 }
 
+/// Evictions after which the wait for the next try no longer doubles: 64 patiences, some five hours by default.
+const MOST_DOUBLINGS: u32 = 6;
+
+/// Whether a node may have a seat again. The first time at once; then after 2, 4, 8 … patiences: each try is a copy of the data on its way, and
+/// leaves a directory on the node's disk.
+pub(crate) fn may_return(o: &Observed, node: &Node) -> bool {
+    let Some(at) = node.evicted_ms else { return true };
+    let doublings = node.evictions.saturating_sub(1).min(MOST_DOUBLINGS);
+    doublings == 0 || o.now_ms.saturating_sub(at) >= o.learner_patience_ms.saturating_mul(1 << doublings)
+}
+
 /// How well a node may take a seat, by its evictions: never or long ago is best, then the older the better.
 pub(crate) fn lately(o: &Observed, node: &Node) -> Option<u64> {
     let limit = o.learner_patience_ms.saturating_mul(LATELY_PATIENCES);

@@ -19,7 +19,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
             ),
         ));
     }
-    if o.seats.iter().any(|seat| seat.binary == KeeperBinary::HandingOver) {
+    if o.seats.iter().any(|seat| matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)) {
         return Some(Plan::Wait { what: WaitFor::KeeperHandOver, look_again_ms: SLOW_LOOK_MS / 10 });
     }
     if !o.seats.iter().all(|seat| is_calm(o, seat)) || !members.iter().all(|m| is_healthy(m) && !m.is_learner) {
@@ -29,15 +29,30 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     Some(Plan::Do(Step::HandOverKeeper { node: outdated.node.clone() }))
 }
 
+/// An order that has not been carried out is taken back once a member or a node is no longer well: its agent may come back with it at any time,
+/// and if the new keeper then died, that would be one member too many.
+pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let ordered = o.seats.iter().find(|seat| seat.binary == KeeperBinary::Ordered)?;
+    let is_well = members.iter().all(|m| is_healthy(m) && !m.is_learner) && o.seats.iter().all(|seat| stays(o, seat));
+    (!is_well).then(|| Plan::Do(Step::CallOffHandOver { node: ordered.node.clone() }))
+}
+
 fn refused(seat: &Seat) -> Option<&str> {
     match &seat.binary {
         KeeperBinary::Refused { message } => Some(message),
-        KeeperBinary::Unknown | KeeperBinary::Current | KeeperBinary::Outdated | KeeperBinary::HandingOver => None,
+        KeeperBinary::Unknown
+        | KeeperBinary::Current
+        | KeeperBinary::Outdated
+        | KeeperBinary::Ordered
+        | KeeperBinary::HandingOver => None,
     }
 }
 
 /// Its etcd runs, on a node that nobody is about to take down.
 fn is_calm(o: &Observed, seat: &Seat) -> bool {
-    let stays = |n: &crate::Node| n.name == seat.node && n.readiness == Readiness::Ready && !n.cordoned;
-    seat.keeper == KeeperView::Running && o.nodes.iter().any(stays)
+    seat.keeper == KeeperView::Running && stays(o, seat)
+}
+
+fn stays(o: &Observed, seat: &Seat) -> bool {
+    o.nodes.iter().any(|n| n.name == seat.node && n.readiness == Readiness::Ready && !n.cordoned)
 }

@@ -55,6 +55,9 @@ pub fn plan(o: &Observed) -> Plan {
 
 /// What is wanted after the pivot: the right number of members. Replacement and roll-outs will stand before growth here.
 fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
+    if let Some(plan) = hand_over::call_off(o, members) {
+        return plan;
+    }
     if let Some(plan) = shrink::plan(o, members) {
         return plan;
     }

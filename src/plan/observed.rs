@@ -83,6 +83,8 @@ pub struct Node {
     pub agent: AgentView,
     /// When a learner of this node was evicted last, ms; forgotten once a member of it votes.
     pub evicted_ms: Option<u64>,
+    /// How many learners of it were evicted since a member of it voted.
+    pub evictions: u32,
 }
 
 /// The Ready condition of a node.
@@ -161,7 +163,9 @@ pub enum KeeperBinary {
     Current,
     /// Another one; its agent offers the controller's.
     Outdated,
-    /// A hand-over was ordered, and has not come to its end.
+    /// A hand-over was ordered, and has not begun.
+    Ordered,
+    /// A hand-over has begun, and has not come to its end.
     HandingOver,
     /// The controller's was refused.
     Refused {

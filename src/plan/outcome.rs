@@ -114,6 +114,11 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+    /// Take that order back before it is carried out.
+    CallOffHandOver {
+        /// Whose seat.
+        node: NodeName,
+    },
 }
 
 /// How boot is removed.
@@ -140,6 +145,7 @@ impl Step {
             | Self::CountClients
             | Self::CheckGate
             | Self::WithdrawBootDrain
+            | Self::CallOffHandOver { .. }
             | Self::TombstoneBoot => false,
             // A keeper that is no good costs its member a restart: no other controller may take a member down or change the membership
             // on the strength of what was seen before it.

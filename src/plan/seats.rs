@@ -23,9 +23,10 @@ pub(crate) fn assign(o: &Observed) -> Option<Plan> {
             return Some(Plan::hold(
                 HoldReason::NotEnoughNodes,
                 format!(
-                    "spec.size is {wanted}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned); add nodes or lower spec.size",
+                    "spec.size is {wanted}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
                     taken.len(),
-                    o.nodes.len()
+                    o.nodes.len(),
+                    resting(o)
                 ),
             ));
         };
@@ -53,8 +54,18 @@ fn best<'a>(o: &'a Observed, taken: &[NodeName]) -> Option<&'a Node> {
     }
     o.nodes
         .iter()
-        .filter(|n| !taken.contains(&n.name) && !n.cordoned && may_join(n, o))
+        .filter(|n| !taken.contains(&n.name) && !n.cordoned && may_join(n, o) && evict::may_return(o, n))
         .min_by_key(|n| (evict::lately(o, n), crowd.get(n.zone.as_str()).copied().unwrap_or(0), &n.name))
+}
+
+/// The nodes that are left alone for a while after several evictions.
+fn resting(o: &Observed) -> String {
+    let resting = o.nodes.iter().filter(|n| !evict::may_return(o, n)).map(|n| n.name.to_string()).collect::<Vec<_>>();
+    if resting.is_empty() {
+        String::new()
+    } else {
+        format!("; {}: tried again later, after several evictions", resting.join(", "))
+    }
 }
 
 /// NotReady for want of a network does not count during a pivot: the network is an add-on that comes later.

@@ -137,6 +137,7 @@ fn node(n: usize) -> Node {
         cordoned: false,
         agent: AgentView::Fresh,
         evicted_ms: None,
+        evictions: 0,
     }
 }
 

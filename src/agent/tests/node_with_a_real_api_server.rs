@@ -41,6 +41,7 @@ fn spec(role: Role) -> EtcdMemberSpec {
         count_own: Vec::new(),
         preflight: None,
         evicted: None,
+        evictions: 0,
     }
 }
 
@@ -105,8 +106,14 @@ async fn a_seat_is_prepared_reported_and_then_left_at_rest() {
     let _agent = bed.agent();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
-    let preflight =
-        PreflightSpec { id: "p1".into(), image: None, seats: Vec::new(), ports: vec![taken.clone()], reach: vec![taken.clone()] };
+    let preflight = PreflightSpec {
+        id: "p1".into(),
+        image: None,
+        need_bytes: None,
+        seats: Vec::new(),
+        ports: vec![taken.clone()],
+        reach: vec![taken.clone()],
+    };
     bed.create(MEMBER, EtcdMemberSpec { seat: Some(seat()), preflight: Some(preflight), ..spec(Role::Member) }).await;
 
     let member = bed

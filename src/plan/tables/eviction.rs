@@ -155,6 +155,24 @@ fn an_eviction_counts_more_than_zones_for_an_hour() {
 }
 
 #[test]
+fn a_node_that_fails_again_and_again_is_left_alone_for_longer_and_longer() {
+    let mut o = evicted();
+    o.seats.pop();
+    o.nodes.truncate(3);
+    let now = o.now_ms + 1_000 * PATIENCE;
+    o.now_ms = now;
+    for (evictions, patiences) in [(1, 0), (2, 2), (3, 4), (4, 8), (7, 64), (8, 64), (u32::MAX, 64)] {
+        let node = &mut o.nodes[2];
+        (node.evictions, node.evicted_ms) = (evictions, Some(now - patiences * PATIENCE));
+        does(&o, Step::AssignSeats { nodes: vec![name(3)] });
+        if patiences > 0 {
+            o.nodes[2].evicted_ms = Some(now - patiences * PATIENCE + 1);
+            holds(&o, HoldReason::NotEnoughNodes, "cp3: tried again later, after several evictions");
+        }
+    }
+}
+
+#[test]
 fn the_same_node_is_the_last_resort_and_waits_its_turn() {
     let mut o = evicted();
     o.seats.pop();

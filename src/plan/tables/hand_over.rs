@@ -28,8 +28,10 @@ fn keepers_are_handed_over_one_after_the_other() {
         let mut o = upgraded(size);
         for n in 1..=size as usize {
             does(&o, Step::HandOverKeeper { node: name(n) });
-            o.seats[n - 1].binary = KeeperBinary::HandingOver;
-            waits(&o, WaitFor::KeeperHandOver);
+            for binary in [KeeperBinary::Ordered, KeeperBinary::HandingOver] {
+                o.seats[n - 1].binary = binary;
+                waits(&o, WaitFor::KeeperHandOver);
+            }
             o.seats[n - 1].binary = KeeperBinary::Current;
         }
         assert_eq!(plan(&o), Plan::Done);
@@ -72,6 +74,31 @@ fn nothing_is_handed_over_beside_anything_else() {
     let mut o = upgraded(3);
     o.nodes[4].cordoned = true;
     does(&o, Step::HandOverKeeper { node: name(1) });
+}
+
+#[test]
+fn an_order_that_has_not_begun_is_called_off_when_something_is_not_well() {
+    let disturbed: [fn(&mut Observed); 5] = [
+        |o| member(o, 2).health = EtcdHealth::Unknown,
+        |o| member(o, 2).health = EtcdHealth::Unhealthy,
+        |o| member(o, 3).is_learner = true,
+        |o| o.nodes[2].cordoned = true,
+        |o| o.nodes[1].readiness = Readiness::NotReady,
+    ];
+    for (case, disturb) in disturbed.iter().enumerate() {
+        let mut o = upgraded(3);
+        o.seats[0].binary = KeeperBinary::Ordered;
+        disturb(&mut o);
+        assert_eq!(plan(&o), Plan::Do(Step::CallOffHandOver { node: name(1) }), "case {case}");
+        // One that has begun is not: it is over in a moment.
+        o.seats[0].binary = KeeperBinary::HandingOver;
+        assert_ne!(plan(&o), Plan::Do(Step::CallOffHandOver { node: name(1) }), "case {case}");
+    }
+    // What its own agent has to say does not end it: it would be ordered again at once.
+    let mut o = upgraded(3);
+    o.seats[0].binary = KeeperBinary::Ordered;
+    o.seats[0].keeper = KeeperView::NotPrepared { why: "its agent has no room for the binary".into() };
+    assert_ne!(plan(&o), Plan::Do(Step::CallOffHandOver { node: name(1) }));
 }
 
 #[test]

@@ -32,6 +32,7 @@ fn what_asks_looks_or_can_be_said_twice_needs_none() {
         Step::CheckGate,
         Step::WithdrawBootDrain,
         Step::TombstoneBoot,
+        Step::CallOffHandOver { node: name(1) },
     ] {
         assert!(!step.is_disruptive(), "{step:?}");
     }

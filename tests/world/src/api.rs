@@ -26,6 +26,8 @@ pub struct Api {
     pub counts: Vec<Option<Counted>>,
     /// Per node (by index): when a learner of it was evicted last.
     pub evicted: Vec<Option<Ms>>,
+    /// How many were since a member of it voted.
+    pub evictions: Vec<u32>,
 }
 
 /// What one agent counted on its node.

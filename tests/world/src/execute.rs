@@ -136,7 +136,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             checks::after(world, &before, "Promote", None);
             // As the controller's next look does.
             if let Some(node) = (0..world.nodes.len()).find(|n| world.member_on(*n) == Some(*member)) {
-                world.api.evicted[node] = None;
+                (world.api.evicted[node], world.api.evictions[node]) = (None, 0);
             }
         }
         Step::CheckGate => check_gate(world, controller),
@@ -173,7 +173,11 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
                 return Err(Failure::Etcd(Refusal::NotFound));
             }
             let position = index(world, node)?;
-            world.api.evicted[position] = Some(now);
+            // A removal that is refused for now is tried again, and counts once.
+            if world.api.evicted[position].is_none_or(|at| now.saturating_sub(at) >= crate::world::PATIENCE_MS) {
+                world.api.evicted[position] = Some(now);
+                world.api.evictions[position] += 1;
+            }
             let before = checks::before(world, seen.faults_seen);
             checks::at_eviction(world, &seen.observed, node, *member);
             world.raft.remove(now, *member).map_err(Failure::Etcd)?;
@@ -184,7 +188,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             world.api.seats.retain(|s| s.node != node);
         }
         // Nobody upgrades the operator here.
-        Step::HandOverKeeper { .. } => return Err(Failure::NoSuchThing),
+        Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. } => return Err(Failure::NoSuchThing),
     }
     Ok(())
 }

@@ -89,7 +89,13 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
     let observed = Observed {
         now_ms: world.now,
         spec: api.spec.clone(),
-        nodes: world.nodes.iter().zip(&api.evicted).map(|(n, evicted)| node(n, *evicted)).collect(),
+        nodes: world
+            .nodes
+            .iter()
+            .zip(&api.evicted)
+            .zip(&api.evictions)
+            .map(|((n, evicted), count)| node(n, *evicted, *count))
+            .collect(),
         seats: seats.iter().map(|s| seat(world, controller, s)).collect(),
         boot: boot(world, &api),
         etcd,
@@ -107,7 +113,7 @@ fn sorted(seats: &[SeatObject]) -> Vec<&SeatObject> {
     seats
 }
 
-fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>) -> Node {
+fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>, evictions: u32) -> Node {
     Node {
         name: NodeName(node.name.clone()),
         zone: String::new(),
@@ -115,6 +121,7 @@ fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>) -> Node {
         cordoned: node.cordoned,
         agent: if node.agent_answers() { AgentView::Fresh } else { AgentView::Silent },
         evicted_ms,
+        evictions,
     }
 }
 

@@ -140,8 +140,9 @@ impl<H: Hasher> Shape<'_, H> {
     fn api(&mut self, api: &Api) {
         self.put(&api.spec);
         for evicted in &api.evicted {
-            self.maybe(*evicted, 12 * PATIENCE_MS);
+            self.maybe(*evicted, 64 * PATIENCE_MS);
         }
+        self.put(&api.evictions);
         for seat in &api.seats {
             self.put(&(seat.node, seat.ordered, &seat.keeper));
             self.age(seat.changed_at, 500);

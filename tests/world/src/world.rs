@@ -97,6 +97,7 @@ impl World {
             count_at: None,
             counts: vec![None; setup.nodes],
             evicted: vec![None; setup.nodes],
+            evictions: vec![0; setup.nodes],
         };
         let raft = Raft::of_boot(BOOT, &boot_peer_url(setup.boot), SEED_ENTRIES);
         let mut world = Self {
