@@ -19,7 +19,7 @@ pub(crate) fn data(dir: &Path, member: &str) -> Option<DataSize> {
 }
 
 /// Bytes in the files below a directory, whatever they are called: a snapshot is received as `member/snap/tmp…`. Lengths, not blocks: what
-/// etcd allots in advance (64 MiB per WAL file) it allots once.
+/// etcd allots in advance (64 MB per WAL file) comes in few steps.
 fn size(dir: &Path) -> io::Result<u64> {
     let entries = match fs::read_dir(dir) {
         // No etcd has been here yet; or a directory went while we looked.

@@ -21,8 +21,7 @@ pub struct Sample {
 ///
 /// What is not known is no growth, and no reset either. So a node that lost its power while it joined is given up like a starved one,
 /// or the pivot would hang on it for ever. A learner whose agent alone is away may be given up, too, in the middle of a snapshot of more than the
-/// patience: it has no vote, so this costs a copy of the data and never safety, and cannot repeat itself, as a learner is added only where the
-/// agent answers.
+/// patience: it has no vote, so this costs a copy of the data and never safety; and the next try is a longer and longer time away (`evict.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     size: Option<u64>,
