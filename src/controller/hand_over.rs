@@ -53,6 +53,8 @@ fn why_outdated(view: &View, seen: &Observed, seat: &Seat, own: &str) -> Option<
             };
             format!("waits for its turn{place}{}", hindrance(seat))
         }
+        // One that has just started has not read its own binary yet.
+        KeeperBinary::Unknown if keeper.binary.is_none() && keeper.phase != "Running" => return None,
         KeeperBinary::Unknown if keeper.binary.is_none() => {
             "its keeper is from before there were hand-overs and has to be replaced by hand (runbook KeepersOutdated)".into()
         }
