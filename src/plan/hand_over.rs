@@ -7,8 +7,8 @@
 use crate::quorum::is_healthy;
 use crate::{EtcdMember, HoldReason, KeeperBinary, KeeperView, Observed, Plan, Readiness, SLOW_LOOK_MS, Seat, Step, WaitFor};
 
-/// The next hand-over, or what it waits for. `None` = all keepers are what they should be, or nobody can bring others now.
-pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+/// The next hand-over, or what it waits for, while every member is a healthy voter. `None` = all keepers are what they should be, or nobody can bring others now.
+pub(crate) fn plan(o: &Observed) -> Option<Plan> {
     // What failed on one node is not tried on the next.
     if let Some((seat, message)) = o.seats.iter().find_map(|seat| refused(seat).map(|message| (seat, message))) {
         return Some(Plan::hold(
@@ -22,7 +22,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if o.seats.iter().any(|seat| matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)) {
         return Some(Plan::Wait { what: WaitFor::KeeperHandOver, look_again_ms: SLOW_LOOK_MS / 10 });
     }
-    if !o.seats.iter().all(|seat| is_calm(o, seat)) || !members.iter().all(|m| is_healthy(m) && !m.is_learner) {
+    if !o.seats.iter().all(|seat| is_calm(o, seat)) {
         return None;
     }
     let outdated = o.seats.iter().filter(|seat| seat.binary == KeeperBinary::Outdated).min_by_key(|seat| &seat.node)?;

@@ -71,7 +71,7 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
         return plan;
     }
     if members.iter().all(quorum::is_healthy) {
-        return hand_over::plan(o, members).unwrap_or(Plan::Done);
+        return hand_over::plan(o).unwrap_or(Plan::Done);
     }
     Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS }
 }

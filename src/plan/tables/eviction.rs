@@ -263,6 +263,10 @@ mod progress {
         assert_eq!(progress.since_ms(), 0);
         progress.note(PATIENCE / 2 + 1, size(5), PATIENCE);
         assert_eq!(progress.since_ms(), PATIENCE / 2 + 1);
+        assert_eq!(progress.most(), (Some(5), None));
+        progress.note(PATIENCE / 2 + 2, Sample { size: Some(3), applied: Some(9), lag: None }, PATIENCE);
+        assert_eq!(progress.most(), (Some(5), Some(9)), "what was there before and is no more was no growth");
+        let mut progress = Progress::begin(PATIENCE / 2 + 1, size(5));
         // A clock that is set back evicts nobody.
         progress.note(1_000, size(5), PATIENCE);
         assert_eq!((progress.since_ms(), progress.seen_ms()), (PATIENCE / 2 + 1, 1_000));

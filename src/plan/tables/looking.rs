@@ -22,6 +22,13 @@ fn what_moves_by_itself_is_looked_at_five_times_a_second() {
 }
 
 #[test]
+fn a_hand_over_is_looked_at_twice_a_second() {
+    let mut o = after_the_pivot(3);
+    o.seats[0].binary = KeeperBinary::HandingOver;
+    looks_again(&o, WaitFor::KeeperHandOver, 500);
+}
+
+#[test]
 fn what_a_human_has_to_change_is_looked_at_every_five_seconds() {
     let mut o = ready(3);
     o.spec.paused = true;
