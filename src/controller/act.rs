@@ -48,7 +48,8 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
         Step::HandOverKeeper { node } => order_keeper(context, view, node, context.args.binary.as_ref()).await.map(done),
-        Step::CallOffHandOver { node } => order_keeper(context, view, node, None).await.map(done),
+        // The one that runs, and not none: that would be a human's word that what was refused may be tried again (`keeper/hand_over.rs`).
+        Step::CallOffHandOver { node } => order_keeper(context, view, node, running_keeper(view, node).as_ref()).await.map(done),
     }
 }
 
@@ -173,6 +174,11 @@ async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), C
     })
     .await
     .map(drop)
+}
+
+/// The binary that a keeper says it is.
+fn running_keeper(view: &View, node: &NodeName) -> Option<String> {
+    view.member_of(&node.0)?.status.as_ref()?.keeper.as_ref()?.binary.clone()
 }
 
 /// This controller's binary is to be the keeper there: its agent brings it, the keeper becomes it.

@@ -47,7 +47,15 @@ pub(crate) struct View {
     pub(crate) etcd: Result<Reading, String>,
 }
 
+/// A view that is older than this when its step is taken is too old, ms: less than an intent lasts.
+const STALE_MS: u64 = 20_000;
+
 impl View {
+    /// Whether this process stood still since the view was taken: what it shows may long be otherwise, and nobody can take a signal back.
+    pub(crate) fn is_stale(&self) -> bool {
+        clock::now_ms().saturating_sub(self.now_ms) > STALE_MS
+    }
+
     /// Name of the EtcdCluster.
     pub(crate) fn name(&self) -> String {
         self.cluster.name_any()

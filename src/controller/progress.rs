@@ -21,8 +21,6 @@ const TOLD_AFTER_MS: u64 = 60_000;
 
 /// For the second look at the members.
 const LIST_WITHIN: Duration = Duration::from_secs(2);
-/// A view that is older than this when its step is taken is too old, ms: less than an intent lasts.
-const STALE_MS: u64 = 20_000;
 
 /// The ID that a seat was told, if etcd lists it as a learner.
 fn learner(view: &View, member: &EtcdMember) -> Option<MemberId> {
@@ -108,7 +106,7 @@ pub(crate) fn evicted_ms(member: &EtcdMember) -> Option<u64> {
     member.spec.evicted.as_deref().and_then(clock::parse_rfc3339)
 }
 
-/// Removes a learner that is given up. The node is remembered first: who dies in between has only counted in vain.
+/// Removes a learner that is given up. The node is remembered right before: who dies in between has only counted in vain.
 pub(crate) async fn evict(
     context: &Context,
     view: &View,
@@ -120,6 +118,12 @@ pub(crate) async fn evict(
     if learner(view, member) != Some(id) {
         return Ok(Outcome::NotYet);
     }
+    // MemberRemove does not ask whether it removes a learner: another controller may have promoted it since, or this one stood still.
+    let now = act::any_voter(view, memory).await?.member_list(LIST_WITHIN).await?;
+    let is_learner = now.members.iter().any(|m| m.id == id && m.is_learner);
+    if !is_learner || view.is_stale() {
+        return Ok(Outcome::NotYet);
+    }
     let patience_ms = context.args.learner_patience_ms();
     // A removal that etcd does not take yet is tried again, and is no further write.
     if evicted_ms(member).is_none_or(|at| view.now_ms.saturating_sub(at) >= patience_ms) {
@@ -129,12 +133,6 @@ pub(crate) async fn evict(
             spec.evictions = spec.evictions.saturating_add(1);
         })
         .await?;
-    }
-    // MemberRemove does not ask whether it removes a learner: another controller may have promoted it since, or this one stood still.
-    let now = act::any_voter(view, memory).await?.member_list(LIST_WITHIN).await?;
-    let is_learner = now.members.iter().any(|m| m.id == id && m.is_learner);
-    if !is_learner || clock::now_ms().saturating_sub(view.now_ms) > STALE_MS {
-        return Ok(Outcome::NotYet);
     }
     tracing::warn!(node = %node, member = %id, object = %member.name_any(), "the learner is evicted");
     remove::listed(view, memory, id).await

@@ -51,6 +51,9 @@ pub(crate) async fn boot(
     how: Removal,
 ) -> Result<Outcome, ControllerError> {
     let leaving = leaving(view, memory, id).await?;
+    if view.is_stale() {
+        return Ok(Outcome::NotYet);
+    }
     let attempt = match how {
         Removal::Alive => return remove_now(&leaving, clock::instant()).await,
         Removal::Drain { attempt } => attempt,
@@ -194,6 +197,9 @@ pub(crate) async fn member(
         return listed(view, memory, id).await;
     }
     let leaving = leaving(view, memory, id).await?;
+    if view.is_stale() {
+        return Ok(Outcome::NotYet);
+    }
     let watch = leaving.client.hold_watch().await;
     if let Err(error) = &watch {
         tracing::info!(member = %id, error = %error, "the member's drain could not be held open; trying again");

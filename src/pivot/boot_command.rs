@@ -121,6 +121,17 @@ struct Seen {
     signalled_for: Option<Duration>,
     /// How long ago `kill` failed.
     kill_failed_for: Option<Duration>,
+    /// Whether the order was there before this command.
+    order_is: Age,
+}
+
+/// Whether an order was seen to appear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Age {
+    #[default]
+    New,
+    /// It was there at the first look: nobody may be left who holds boot's drain open and removes it. Whoever leads takes it back.
+    FoundThere,
 }
 
 /// Whether boot is a member, as the controller saw it last.
@@ -168,6 +179,7 @@ fn next(seen: &Seen) -> Action {
     match seen.answer.as_ref().filter(|answer| answer.id == id).map(|answer| answer.step) {
         // It was given while nobody was here, and must not be begun any more.
         None if order.withdrawn => Action::SayReady { id },
+        None if seen.order_is == Age::FoundThere => Action::Nothing,
         None => Action::Drain { id },
         // Once is enough, whoever it was that signalled.
         Some(CommandStep::Signalled) if seen.signalled_for.is_some_and(|ago| ago >= START_AFTER) => Action::Start { id },
@@ -177,12 +189,25 @@ fn next(seen: &Seen) -> Action {
     }
 }
 
+/// What the last look at the EtcdCluster showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    Never,
+    BootIsMember,
+    BootIsOut,
+}
+
 /// Whoever runs the program for one pivot.
 pub struct Attendant {
     command: Arc<dyn BootCommand>,
     /// The order whose signal is known, and since when.
     signalled: Option<(String, Instant)>,
     kill_failed: Option<Instant>,
+    /// The order that was open at the first look.
+    found_there: Option<String>,
+    looked: Looked,
+    /// The order after which boot was started again.
+    started: Option<String>,
     /// An answer that has not reached the API yet. It counts all the same: nothing is done twice.
     unsent: Option<CommandAnswer>,
 }
@@ -191,7 +216,15 @@ impl Attendant {
     /// One that has just begun.
     #[must_use]
     pub fn new(command: Arc<dyn BootCommand>) -> Self {
-        Self { command, signalled: None, kill_failed: None, unsent: None }
+        Self {
+            command,
+            signalled: None,
+            kill_failed: None,
+            found_there: None,
+            looked: Looked::Never,
+            started: None,
+            unsent: None,
+        }
     }
 
     /// Whether boot was signalled a short while ago: who is called off now would leave the rest to the program.
@@ -206,12 +239,7 @@ impl Attendant {
             Action::Nothing => return self.send(api, name).await,
             Action::SayReady { id } => (id, CommandStep::Ready, None),
             Action::Drain { id } => self.drain(id).await,
-            Action::Start { id } => match self.command.call(Verb::Start).await {
-                Ok(()) => {
-                    (id, CommandStep::StartedAgain, Some("boot was still a member 10 s after its signal: started again".into()))
-                }
-                Err(why) => (id, CommandStep::Failed, Some(why)),
-            },
+            Action::Start { id } => self.start(id, "boot was still a member 10 s after its signal: started again").await,
             Action::Kill { id } => match self.command.call(Verb::Kill).await {
                 Ok(()) => (id, CommandStep::Gone, Some("boot is out: killed".into())),
                 Err(why) => {
@@ -222,6 +250,26 @@ impl Attendant {
         };
         self.unsent = Some(CommandAnswer { id, step });
         self.send(api, name).await.or(note)
+    }
+
+    /// While the API does not answer, perhaps since boot is away: what is overdue is done all the same.
+    pub(super) async fn look_without_api(&mut self) -> Option<String> {
+        let (id, at) = self.signalled.clone()?;
+        let is_over = self.looked == Looked::BootIsOut || self.started.as_ref() == Some(&id);
+        if is_over || at.elapsed() < START_AFTER {
+            return None;
+        }
+        let (id, step, note) = self.start(id, "no API says that boot is out, 10 s after its signal: started again").await;
+        self.unsent = Some(CommandAnswer { id, step });
+        note
+    }
+
+    async fn start(&mut self, id: String, note: &str) -> (String, CommandStep, Option<String>) {
+        self.started = Some(id.clone());
+        match self.command.call(Verb::Start).await {
+            Ok(()) => (id, CommandStep::StartedAgain, Some(note.to_owned())),
+            Err(why) => (id, CommandStep::Failed, Some(why)),
+        }
     }
 
     async fn drain(&mut self, id: String) -> (String, CommandStep, Option<String>) {
@@ -247,7 +295,13 @@ impl Attendant {
         {
             self.signalled = Some((answer.id.clone(), clock::instant()));
         }
+        if self.looked == Looked::Never {
+            self.found_there = pivot.boot_drain.as_ref().map(|order| order.id.clone());
+        }
+        self.looked = if pivot.boot_removed.is_some() { Looked::BootIsOut } else { Looked::BootIsMember };
+        let is_found = pivot.boot_drain.as_ref().is_some_and(|order| self.found_there.as_ref() == Some(&order.id));
         Seen {
+            order_is: if is_found { Age::FoundThere } else { Age::New },
             signalled_for: self.signalled.as_ref().map(|(_, at)| at.elapsed()),
             kill_failed_for: self.kill_failed.map(|at| at.elapsed()),
             boot: if pivot.boot_removed.is_some() { Listed::No } else { Listed::Yes },

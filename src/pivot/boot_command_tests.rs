@@ -42,6 +42,45 @@ fn an_order_is_carried_out_once() {
 }
 
 #[test]
+fn an_order_from_before_this_command_is_not_begun() {
+    let seen = Seen { order: order(false), order_is: Age::FoundThere, ..Seen::default() };
+    assert_eq!(next(&seen), Action::Nothing);
+    // Its leader takes it back; then there is somebody, and a new one comes.
+    let seen = Seen { order: order(true), order_is: Age::FoundThere, ..Seen::default() };
+    assert_eq!(next(&seen), Action::SayReady { id: ID.into() });
+}
+
+/// Notes what it is called with.
+#[derive(Default)]
+struct Noted(std::sync::Mutex<Vec<&'static str>>);
+
+impl BootCommand for Noted {
+    fn call(&self, verb: Verb) -> BoxFuture<'_, Result<(), String>> {
+        self.0.lock().unwrap().push(verb.as_str());
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+#[tokio::test]
+async fn boot_is_started_again_once_also_while_no_api_answers() {
+    let noted = Arc::new(Noted::default());
+    let ago = |seconds| clock::instant().checked_sub(Duration::from_secs(seconds)).unwrap();
+    let mut attendant = Attendant::new(noted.clone());
+    attendant.looked = Looked::BootIsMember;
+    attendant.signalled = Some((ID.into(), ago(9)));
+    assert_eq!(attendant.look_without_api().await, None);
+    attendant.signalled = Some((ID.into(), ago(11)));
+    assert!(attendant.look_without_api().await.is_some());
+    assert_eq!(attendant.look_without_api().await, None);
+    assert_eq!(*noted.0.lock().unwrap(), ["start"]);
+    // One that is known to be out is not.
+    let mut attendant = Attendant::new(noted.clone());
+    (attendant.looked, attendant.signalled) = (Looked::BootIsOut, Some((ID.into(), ago(11))));
+    assert_eq!(attendant.look_without_api().await, None);
+    assert_eq!(noted.0.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn a_boot_that_is_out_is_killed_whatever_was_said_before() {
     let kill = |id: &str| Action::Kill { id: id.into() };
     for (order, answer, kill_failed_for, action) in [

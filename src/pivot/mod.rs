@@ -9,6 +9,7 @@ mod progress;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -25,6 +26,8 @@ use progress::Progress;
 
 /// How often the status is read.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// What took longer than this to be read is not acted upon: an order to stop boot is taken back after 10 s.
+const ANSWER_IS_OLD: Duration = Duration::from_secs(3);
 
 /// Moves the cluster's datastore from boot etcd to members on the control nodes.
 ///
@@ -132,9 +135,23 @@ async fn run(args: PivotArgs) -> Result<End, PivotError> {
         Some(program) => Boot::Attended(Attendant::new(Arc::new(program))),
         None => Boot::LeftToOthers,
     };
-    let end = tokio::select! {
-        end = watch(&api, &args, wanted_generation, boot, &mut progress) => end,
-        () = interrupted() => End::Interrupted,
+    let stops_boot = AtomicBool::new(false);
+    let end = {
+        let watching = watch(&api, &args, wanted_generation, boot, &stops_boot, &mut progress);
+        let mut watching = std::pin::pin!(watching);
+        let mut told = 0;
+        loop {
+            tokio::select! {
+                end = &mut watching => break end,
+                () = interrupted() => {
+                    told += 1;
+                    if told > 1 || !stops_boot.load(Ordering::SeqCst) {
+                        break End::Interrupted;
+                    }
+                    eprintln!("boot is being stopped: this command ends when that is done (interrupt it once more to end it now; then run it again soon)");
+                }
+            }
+        }
     };
     progress.end_line();
     if args.check {
@@ -174,17 +191,31 @@ enum Boot {
 }
 
 /// Reads the status until there is an outcome. A lost API is waited out: it may be the very thing that is being moved.
-async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64, mut boot: Boot, progress: &mut Progress) -> End {
+/// `stops_boot` is true as long as nobody else would end what this command has begun with boot.
+async fn watch(
+    api: &Api<EtcdCluster>,
+    args: &PivotArgs,
+    generation: i64,
+    mut boot: Boot,
+    stops_boot: &AtomicBool,
+    progress: &mut Progress,
+) -> End {
     let mut judge = Judge::new(args.check, args.abort, generation, clock::instant(), Duration::from_secs(args.timeout));
     loop {
+        let asked = clock::instant();
         match api.get_opt(&args.name).await {
+            // An order that was on its way for so long may be taken back by now.
+            Ok(Some(_)) if asked.elapsed() > ANSWER_IS_OLD => {}
             Ok(Some(cluster)) => {
                 progress.show(&cluster);
                 let note = attend(&mut boot, api, args, generation, &cluster).await;
                 if let Some(note) = note {
                     progress.note(&note);
                 }
+                let is_busy = matches!(&boot, Boot::Attended(attendant) if attendant.is_draining() || boot_command::is_to_be_killed(&cluster));
+                stops_boot.store(is_busy, Ordering::SeqCst);
                 match (judge.judge(&cluster), &boot) {
+                    (Some(End::Held { .. }), _) if is_busy => {}
                     (Some(End::Done { .. }), Boot::Attended(_)) if boot_command::is_to_be_killed(&cluster) => {}
                     (Some(End::Done { .. }), Boot::Attended(_)) if Judge::is_boot_removed(&cluster) => {
                         return End::Done { what: boot_command::DONE };
@@ -194,7 +225,14 @@ async fn watch(api: &Api<EtcdCluster>, args: &PivotArgs, generation: i64, mut bo
                 }
             }
             Ok(None) => return End::Refused { why: format!("EtcdCluster {} was deleted while this command waited", args.name) },
-            Err(error) => progress.note(&format!("the API did not answer: {error}")),
+            Err(error) => {
+                progress.note(&format!("the API did not answer: {error}"));
+                if let Boot::Attended(attendant) = &mut boot
+                    && let Some(note) = attendant.look_without_api().await
+                {
+                    progress.note(&note);
+                }
+            }
         }
         let is_draining = matches!(&boot, Boot::Attended(attendant) if attendant.is_draining());
         if let Some(end) = judge.out_of_time().filter(|_| !is_draining) {

@@ -30,10 +30,12 @@ pub(crate) fn plan(o: &Observed) -> Option<Plan> {
 }
 
 /// An order that has not been carried out is taken back once a member or a node is no longer well: its agent may come back with it at any time,
-/// and if the new keeper then died, that would be one member too many.
+/// and if the new keeper then died, that would be one member too many. Its own member does not count: if that is not well, the hand-over may be why,
+/// and the order must then stand until the keeper has said how it ended.
 pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let ordered = o.seats.iter().find(|seat| seat.binary == KeeperBinary::Ordered)?;
-    let is_well = members.iter().all(|m| is_healthy(m) && !m.is_learner) && o.seats.iter().all(|seat| stays(o, seat));
+    let others = || members.iter().filter(|m| !m.peer_urls.contains(&ordered.peer_url));
+    let is_well = others().all(|m| is_healthy(m) && !m.is_learner) && o.seats.iter().all(|seat| stays(o, seat));
     (!is_well).then(|| Plan::Do(Step::CallOffHandOver { node: ordered.node.clone() }))
 }
 

@@ -94,6 +94,11 @@ fn an_order_that_has_not_begun_is_called_off_when_something_is_not_well() {
         o.seats[0].binary = KeeperBinary::HandingOver;
         assert_ne!(plan(&o), Plan::Do(Step::CallOffHandOver { node: name(1) }), "case {case}");
     }
+    // Its own member may be down by the very hand-over, whose end is not known yet.
+    let mut o = upgraded(3);
+    o.seats[0].binary = KeeperBinary::Ordered;
+    member(&mut o, 1).health = EtcdHealth::Unknown;
+    assert_ne!(plan(&o), Plan::Do(Step::CallOffHandOver { node: name(1) }));
     // What its own agent has to say does not end it: it would be ordered again at once.
     let mut o = upgraded(3);
     o.seats[0].binary = KeeperBinary::Ordered;
