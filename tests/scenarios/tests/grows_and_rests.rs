@@ -1,5 +1,6 @@
 //! After a pivot to one: grown to three under load, then at rest, then in the hands of the other controller.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use etcd_operator_bed::faults::{self, Process, Signal};
@@ -41,7 +42,11 @@ fn it_grows_rests_and_changes_hands() {
     }
 
     let versions = || {
-        let of = |what: &str| kubectl(&["get", what, "-n", "kube-system", "-o", "jsonpath={..resourceVersion}"]);
+        // In no order: `..` walks through maps, and the list itself has an empty one.
+        let of = |what: &str| {
+            let text = kubectl(&["get", what, "-n", "kube-system", "-o", "jsonpath={..resourceVersion}"]);
+            text.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>()
+        };
         (of("etcd,etcdm"), of("cm/kube-etcd-endpoints"))
     };
     let before = versions();
