@@ -197,7 +197,7 @@ pub enum HandOverStep {
     Proving,
     /// The new one is `bin/keeper`.
     Done,
-    /// It failed its check, could not take over, or ended before it had proven itself. Never tried again.
+    /// It failed its check, could not take over, or ended before it had proven itself. Not tried again until an order wants no other keeper.
     Refused,
 }
 

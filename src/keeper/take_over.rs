@@ -160,7 +160,10 @@ fn close(state: &mut State, boot: &str, own: impl FnOnce() -> io::Result<String>
     } else {
         open.step = HandOverStep::Refused;
         open.message = "it ended before it had proven itself, and etcd with it, which was started again; its log is that of the container before this one".to_owned();
-        tracing::error!(to = open.to, "a new keeper ended before it had proven itself: it is not tried again");
+        tracing::error!(
+            to = open.to,
+            "a new keeper ended before it had proven itself: it is not tried again until somebody says so"
+        );
     }
 }
 
