@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR ?= $(BED_CACHE)/target-$(shell cat Cargo.lock rust-toolc
 BED = $(CARGO_TARGET_DIR)/debug/bed
 BIN = target/bed/bin
 
-.PHONY: help demo bed pivot handover bed-down test soak bench mutants crds build packages
+.PHONY: help demo bed pivot handover bed-down test soak model bench mutants crds build packages
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ test: build ## What CI runs: all suites, a seeded sample of the slow ones
 
 soak: build ## All suites in full
 	@BED=$(BED) tests/suites.sh soak
+
+model: packages ## The model checker on every pair of faults in a pivot, to the end: half an hour on 2 cores
+	@WORLD_ALL=1 WORLD_SLICES=$(or $(WORLD_SLICES),all) cargo test --locked -q --profile bed -p etcd-operator-world --test model -- --nocapture
 
 bench: build ## The operator's pivot beside the same by hand
 	@BED=$(BED) tests/bench/run.sh

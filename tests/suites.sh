@@ -73,7 +73,7 @@ suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
 suite api cargo test --locked -q -p etcd-operator --test api
 suite witness cargo test --locked -q -p etcd-operator-witness
 if [ "$tier" = soak ]; then
-    # Every tale, with the optimisation of the image on the bed.
+    # With the optimisation of the image on the bed: two faults, of a pivot to 3 a slice of them (make model: all); every tale.
     suite model env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test model -- --nocapture
     suite tales env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test shipped -- --nocapture --test-threads=1
     suite bed cargo test --locked -q --no-fail-fast -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture

@@ -381,7 +381,7 @@ pub enum KeeperHandOverStep {
     Proving,
     /// The new one is what the kubelet starts.
     Done,
-    /// It failed and is not tried again with this binary.
+    /// It failed, and is tried again once `spec.seat.keeper` has been removed.
     Refused,
 }
 

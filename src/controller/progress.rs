@@ -133,6 +133,10 @@ pub(crate) async fn evict(
             spec.evictions = spec.evictions.saturating_add(1);
         })
         .await?;
+        // That took its time, in which another may have gone on from here.
+        if view.is_stale() {
+            return Ok(Outcome::NotYet);
+        }
     }
     tracing::warn!(node = %node, member = %id, object = %member.name_any(), "the learner is evicted");
     remove::listed(view, memory, id).await

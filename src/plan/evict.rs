@@ -49,9 +49,16 @@ const MOST_DOUBLINGS: u32 = 6;
 /// Whether a node may have a seat again. The first time at once; then after 2, 4, 8 … patiences: each try is a copy of the data on its way, and
 /// leaves a directory on the node's disk.
 pub(crate) fn may_return(o: &Observed, node: &Node) -> bool {
-    let Some(at) = node.evicted_ms else { return true };
-    let doublings = node.evictions.saturating_sub(1).min(MOST_DOUBLINGS);
-    doublings == 0 || o.now_ms.saturating_sub(at) >= o.learner_patience_ms.saturating_mul(1 << doublings)
+    node.evicted_ms.is_none_or(|at| o.now_ms.saturating_sub(at) >= wait_ms(node.evictions, o.learner_patience_ms))
+}
+
+/// How long a node waits after so many evictions, ms.
+#[must_use]
+pub fn wait_ms(evictions: u32, patience_ms: u64) -> u64 {
+    match evictions.saturating_sub(1).min(MOST_DOUBLINGS) {
+        0 => 0,
+        doublings => patience_ms.saturating_mul(1 << doublings),
+    }
 }
 
 /// How well a node may take a seat, by its evictions: never or long ago is best, then the older the better.

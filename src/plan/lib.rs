@@ -17,7 +17,7 @@ mod quorum;
 mod seats;
 mod shrink;
 
-pub use evict::DATA_IS_GONE;
+pub use evict::{DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, KeeperView,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
-use etcd_operator_plan::{MemberId, Plan};
+use etcd_operator_plan::{MemberId, Plan, wait_ms};
 use stateright::{Model, Property};
 
 use crate::raft::Life;
@@ -43,8 +43,24 @@ pub struct Pivot {
     pub faults: u8,
     /// The planner: the real one, or a wrong one that must be found out.
     pub planner: Planner,
+    /// Which of the first faults are tried.
+    slice: Slice,
     /// Shapes from which a World without faults is known to come to rest.
     good: Mutex<HashSet<u64>>,
+}
+
+/// Every `of`-th of what may go wrong first, from the `number`-th on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// From 0.
+    pub number: usize,
+    /// How many slices make the whole.
+    pub of: usize,
+}
+
+impl Slice {
+    /// All there is.
+    pub const WHOLE: Self = Self { number: 0, of: 1 };
 }
 
 /// A state: a run, what may still go wrong, what heals when.
@@ -191,7 +207,14 @@ impl Pivot {
     /// A pivot in which so many things go wrong.
     #[must_use]
     pub fn new(setup: Setup, faults: u8, planner: Planner) -> Self {
-        Self { setup, faults, planner, good: Mutex::default() }
+        Self { setup, faults, planner, slice: Slice::WHOLE, good: Mutex::default() }
+    }
+
+    /// Of what may go wrong first, only these.
+    #[must_use]
+    pub fn in_slice(mut self, slice: Slice) -> Self {
+        self.slice = slice;
+        self
     }
 
     /// Plays a path again, and tells its story.
@@ -318,6 +341,13 @@ fn closes(state: &State, good: &Mutex<HashSet<u64>>) -> Result<(), String> {
                 continue;
             }
         };
+        // A node that waits after its evictions is tried again.
+        let nodes = &state.run.world.api;
+        let waits = |(at, count): (&Option<Ms>, &u32)| at.is_some_and(|at| now < at + wait_ms(*count, PATIENCE_MS));
+        if nodes.evicted.iter().zip(&nodes.evictions).any(waits) {
+            since = None;
+            continue;
+        }
         let (same, at) = since.filter(|(same, _)| *same == answer).unwrap_or((answer, now));
         since = Some((same, at));
         if now >= at + REST_MS {
@@ -359,6 +389,7 @@ impl Model for Pivot {
         if state.faults_left == 0 {
             return;
         }
+        let goes_on = actions.len();
         actions.extend([Interrupt::AnswerLost, Interrupt::CrashBefore, Interrupt::CrashAfter].map(Action::Pass));
         actions.extend([Action::Other, Action::Think]);
         actions.push(Action::Blind(Sight { no_etcd: true, ..Sight::default() }));
@@ -379,6 +410,10 @@ impl Model for Pivot {
         actions.extend([Edit::Hold, Edit::Abort, Edit::Skip].map(Action::Edit));
         let size = state.run.world.api.spec.size;
         actions.extend([1, 2, 3].into_iter().filter(|s| *s != size).map(|s| Action::Edit(Edit::Size(s))));
+        if state.faults_left == self.faults {
+            let first = actions.split_off(goes_on);
+            actions.extend(first.into_iter().skip(self.slice.number).step_by(self.slice.of));
+        }
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {

@@ -1,21 +1,50 @@
 //! All orders of a pivot's events, with one thing or two going wrong at any of its situations.
 //!
-//! `make test` explores one fault, `make soak` (`WORLD_ALL=1`) two.
-#![allow(clippy::panic, reason = "a test ends by it")]
+//! `make test` explores one fault; `make soak` (`WORLD_ALL=1`) two, of a pivot to 3 one slice of the first faults in [`SLICES`], by the seed;
+//! `make model` (`WORLD_SLICES=all`, or a list of numbers) all of them.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test ends by it")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use etcd_operator_plan::{Observed, Plan, Removal, Step, WaitFor, plan};
-use etcd_operator_world::model::{HOLDS, Pivot, RESTS, STEPS, UNBROKEN};
+use etcd_operator_world::model::{HOLDS, Pivot, RESTS, STEPS, Slice, UNBROKEN};
 use etcd_operator_world::{BOOT, BootHost, Setup};
+use stateright::report::{ReportData, ReportDiscovery, Reporter};
 use stateright::{Checker, HasDiscoveries, Model};
+
+/// Slices of what goes wrong first in a pivot to 3 in which two things do.
+const SLICES: usize = 16;
+
+/// Says how far it is, where it takes longer.
+struct Heartbeat {
+    name: String,
+    said: Duration,
+}
+
+impl<M: Model> Reporter<M> for Heartbeat {
+    fn report_checking(&mut self, data: ReportData) {
+        if data.done || data.duration < self.said + Duration::from_secs(20) {
+            return;
+        }
+        self.said = data.duration;
+        println!("{}: {} states after {} s", self.name, data.unique_states, data.duration.as_secs());
+    }
+
+    fn report_discoveries(&mut self, _: &M, _: BTreeMap<&'static str, ReportDiscovery<M>>) {}
+
+    fn delay(&self) -> Duration {
+        Duration::from_millis(200)
+    }
+}
 
 /// Explores, and returns what was found out about each property.
 fn explore(name: &str, pivot: Pivot) -> BTreeSet<&'static str> {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (faults, again) = (pivot.faults, Pivot::new(pivot.setup.clone(), pivot.faults, pivot.planner));
     let broken: BTreeSet<&'static str> = [UNBROKEN, RESTS].into();
-    let checker = pivot.checker().threads(threads).finish_when(HasDiscoveries::AnyOf(broken.clone())).spawn_dfs().join();
+    let checker = pivot.checker().finish_when(HasDiscoveries::AnyOf(broken.clone())).spawn_dfs();
+    let checker = checker.join_and_report(&mut Heartbeat { name: name.to_owned(), said: Duration::ZERO });
     println!("{name}, {faults} faults: {} states, {} of them different", checker.state_count(), checker.unique_state_count());
     let mut found = BTreeSet::new();
     for (property, path) in checker.discoveries() {
@@ -28,19 +57,59 @@ fn explore(name: &str, pivot: Pivot) -> BTreeSet<&'static str> {
     found
 }
 
+/// The slices to explore of a pivot to 3 in which two things go wrong: those asked for, or one by the seed.
+fn slices() -> Vec<usize> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n < SLICES);
+    match std::env::var("WORLD_SLICES").as_deref() {
+        Ok("all") => (0..SLICES).collect(),
+        Ok(list) => list.split(',').map(|n| number(n).unwrap_or_else(|| panic!("WORLD_SLICES: {n:?} is no slice"))).collect(),
+        Err(_) => {
+            let seed = std::env::var("WORLD_SEED").ok().and_then(|s| s.parse::<usize>().ok());
+            vec![seed.unwrap_or(0) % SLICES]
+        }
+    }
+}
+
+/// A pivot to explore, and its name.
+type Job = (String, Pivot);
+
+/// Explores all, several at a time: one alone leaves most cores idle.
+fn explore_all(jobs: Vec<Job>) -> Vec<(String, BTreeSet<&'static str>)> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(jobs.len());
+    let (jobs, found) = (Mutex::new(jobs.into_iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((name, pivot)) = { jobs.lock().unwrap().next() } {
+                    let one = explore(&name, pivot);
+                    found.lock().unwrap().push((name, one));
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
+}
+
 #[test]
 fn a_pivot_survives_whatever_goes_wrong_at_any_of_its_situations() {
     let faults = if std::env::var_os("WORLD_ALL").is_some() { 2 } else { 1 };
-    let mut reached = BTreeSet::new();
     let boot_only = Setup { boot_only_servers: 1, ..Setup::of(1, 1) };
     let elsewhere = Setup { boot: BootHost::Elsewhere, ..Setup::of(1, 1) };
-    for (name, setup, faults) in [
-        ("an API server that lists only boot", boot_only, 0),
-        ("to 1, boot elsewhere", elsewhere, faults),
-        ("to 1", Setup::of(1, 1), faults),
-        ("to 3", Setup::of(3, 3), faults),
-    ] {
-        let found = explore(name, Pivot::new(setup, faults, plan));
+    let mut jobs = vec![
+        ("an API server that lists only boot".to_owned(), Pivot::new(boot_only, 0, plan)),
+        ("to 1, boot elsewhere".to_owned(), Pivot::new(elsewhere, faults, plan)),
+        ("to 1".to_owned(), Pivot::new(Setup::of(1, 1), faults, plan)),
+    ];
+    if faults == 1 {
+        jobs.push(("to 3".to_owned(), Pivot::new(Setup::of(3, 3), faults, plan)));
+    } else {
+        jobs.extend(slices().into_iter().map(|number| {
+            let slice = Slice { number, of: SLICES };
+            (format!("to 3, slice {number} of {SLICES}"), Pivot::new(Setup::of(3, 3), faults, plan).in_slice(slice))
+        }));
+    }
+    let mut reached = BTreeSet::new();
+    for (name, found) in explore_all(jobs) {
         assert!(!found.contains(UNBROKEN) && !found.contains(RESTS), "{name}: see above");
         reached.extend(found);
     }
