@@ -94,6 +94,9 @@ pub struct ControllerFlags {
     /// How long a learner that is behind may receive nothing before it is evicted and another node is tried, in seconds.
     #[arg(long, env = "ETCD_OPERATOR_LEARNER_PATIENCE", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..))]
     learner_patience: u64,
+    /// How long a voter must be down, and its node gone or NotReady, before another node takes its place, in seconds.
+    #[arg(long, env = "ETCD_OPERATOR_REPLACE_AFTER", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..))]
+    replace_after: u64,
     /// How long other replicas wait before they take over, in seconds.
     #[arg(long, default_value_t = 15)]
     lease_duration: u64,
@@ -113,6 +116,7 @@ impl From<ControllerFlags> for ControllerArgs {
             api: flags.api.into(),
             default_repository: flags.default_repository,
             learner_patience: Duration::from_secs(flags.learner_patience),
+            replace_after: Duration::from_secs(flags.replace_after),
             lease: LeaseTimes {
                 duration: Duration::from_secs(flags.lease_duration),
                 renew_deadline: Duration::from_secs(flags.lease_renew_deadline),

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_operator_api::member::{Csr, DataSize, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role};
+use etcd_operator_api::member::{
+    ApiServerStatus, Csr, DataSize, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role,
+};
 use etcd_operator_client::clock;
 use tokio::sync::Notify;
 
-use crate::boot::{Boot, Place};
+use crate::boot::{Boot, Place, find};
 use crate::disk;
 use crate::host::Agent;
 use crate::jobs::Job;
@@ -26,6 +28,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// While clients are counted or boot is drained.
 const FAST_TICK: Duration = Duration::from_millis(500);
 
+/// How often API servers are looked for: all processes are looked at.
+const API_SERVERS_EVERY: Duration = Duration::from_secs(10);
+
 /// What is remembered about one EtcdMember between passes.
 pub(crate) struct Memory {
     agent: Arc<Agent>,
@@ -35,11 +40,19 @@ pub(crate) struct Memory {
     echo: Option<(String, i64)>,
     boot: Boot,
     preflight: Job<PreflightStatus>,
+    api_servers: Option<(clock::Instant, Vec<ApiServerStatus>)>,
 }
 
 impl Memory {
     pub(crate) fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, changed: Arc::new(Notify::new()), echo: None, boot: Boot::default(), preflight: Job::default() }
+        Self {
+            agent,
+            changed: Arc::new(Notify::new()),
+            echo: None,
+            boot: Boot::default(),
+            preflight: Job::default(),
+            api_servers: None,
+        }
     }
 
     /// How long to wait until the next pass.
@@ -80,6 +93,9 @@ impl Memory {
         if let Some(spec) = &member.spec.boot {
             status.boot = Some(self.boot.pass(&place, spec));
         }
+        if member.spec.role != Role::Boot {
+            status.api_servers = self.api_servers();
+        }
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);
         explain(&mut status, &seen.problems);
@@ -109,6 +125,21 @@ impl Memory {
                 now
             }
         }
+    }
+
+    /// Their `--etcd-servers`, in an order of their own: at rest the same as before.
+    fn api_servers(&mut self) -> Vec<ApiServerStatus> {
+        let now = clock::instant();
+        if let Some((at, found)) = &self.api_servers
+            && now.duration_since(*at) < API_SERVERS_EVERY
+        {
+            return found.clone();
+        }
+        let lists = find::api_servers(&self.agent.args.proc);
+        let mut found: Vec<_> = lists.into_iter().map(|etcd_servers| ApiServerStatus { etcd_servers }).collect();
+        found.sort();
+        self.api_servers = Some((now, found.clone()));
+        found
     }
 
     fn count(&self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {

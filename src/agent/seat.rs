@@ -29,7 +29,8 @@ pub(crate) fn apply(args: &AgentArgs, binary: &Binary, member: &EtcdMember, seat
     offered
 }
 
-/// The seat was given back: its order is to stop, and once no etcd runs any more the pod goes, too. The data and the state stay.
+/// The seat was given back: its order is to stop, and once no etcd runs any more and the data lies in the archive the pod goes, too. The state
+/// stays.
 pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
     let paths = args.paths(&member.spec.cluster_name);
     if !paths.order().exists() {
@@ -38,8 +39,13 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
     write_order(&paths, member.spec.lineage, seat)?;
     let state: Option<State> = files::read_json(&paths.state())?;
     // Without a state no keeper ever ran, nor an etcd.
-    let is_stopped = state.is_none_or(|state| state.phase == Phase::Stopped);
-    if is_stopped && manifest::remove(args, &member.spec.cluster_name)? {
+    let data = paths.member(&seat.order.member_name);
+    let is_archived = |state: &State| match &seat.order.archive {
+        Some(id) => state.consumed.contains(id) || !data.exists(),
+        None => true,
+    };
+    let is_over = state.is_none_or(|state| state.phase == Phase::Stopped && is_archived(&state));
+    if is_over && manifest::remove(args, &member.spec.cluster_name)? {
         tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest removed: the seat was given back");
     }
     Ok(())

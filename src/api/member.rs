@@ -285,9 +285,20 @@ pub struct EtcdMemberStatus {
     /// Outcome of the preflight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightStatus>,
+    /// API servers that run on this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_servers: Vec<ApiServerStatus>,
     /// Size of the member's data, while spec.seat.measureData asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSize>,
+}
+
+/// An API server on a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiServerStatus {
+    /// Its `--etcd-servers`.
+    pub etcd_servers: Vec<String>,
 }
 
 /// How much a member has on disk.

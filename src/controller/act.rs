@@ -163,10 +163,13 @@ fn next_generation(view: &View, member: &EtcdMember, node: &str) -> i64 {
 
 async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
     let (member, _) = seat_of(view, node)?;
-    // The seat stays in the spec as Candidate's history: its order says Stop, so that the keeper does not wait for ever for a join.
+    // The seat stays in the spec as Candidate's history: its order says Stop, so that the keeper does not wait for ever for a join. What a
+    // member left goes into the archive, so that it neither runs nor lies in the way again.
+    let archive = members::unique("archive");
     members::change(context, member, |spec| {
         spec.role = Role::Candidate;
         if let Some(seat) = &mut spec.seat {
+            seat.order.archive = seat.order.member_id.is_some().then(|| archive.clone());
             seat.order.sequence += 1;
             seat.order.run = RunSpec::Stop;
             seat.measure_data = false;
@@ -211,6 +214,10 @@ pub(crate) fn would_be_taken(view: &View, memory: &Memory, step: &Step) -> bool 
     match step {
         Step::AddLearner { .. } => {
             memory.healthy_since.values().all(|since| view.now_ms.saturating_sub(*since) >= STRICT_CHECK_MS)
+        }
+        // A drain whose removal is then refused costs the member a restart.
+        Step::RemoveMember { member, .. } if view.status_of(MemberId(member.0)).is_some() => {
+            memory.healthy_since.values().all(|since| view.now_ms.saturating_sub(*since) >= CONNECTED_MS)
         }
         _ => true,
     }

@@ -29,6 +29,8 @@ pub(crate) struct Memory {
     pub(crate) lags: HashMap<u64, Vec<(u64, u64)>>,
     /// Since when each member has answered without a break (ms).
     pub(crate) healthy_since: HashMap<u64, u64>,
+    /// Since when each voter has not been healthy, and when that was seen last (ms).
+    pub(crate) down: HashMap<u64, (u64, u64)>,
     /// How each learner gets on.
     pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
@@ -67,6 +69,7 @@ impl Memory {
             nodes: None,
             lags: HashMap::new(),
             healthy_since: HashMap::new(),
+            down: HashMap::new(),
             progress: HashMap::new(),
             gate: None,
             preflight: None,

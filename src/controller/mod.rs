@@ -61,6 +61,8 @@ pub struct ControllerArgs {
     pub lease: LeaseTimes,
     /// How long a learner that is behind may make no progress before it is evicted.
     pub learner_patience: Duration,
+    /// How long a voter must be down, and its node gone, before another node takes its place.
+    pub replace_after: Duration,
     /// SHA-256 (hex) of the controller's own binary, which all keepers are to be; `None` = read at the start.
     pub binary: Option<String>,
 }
@@ -70,6 +72,12 @@ impl ControllerArgs {
     #[must_use]
     pub fn learner_patience_ms(&self) -> u64 {
         u64::try_from(self.learner_patience.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// [`Self::replace_after`] in ms.
+    #[must_use]
+    pub fn replace_after_ms(&self) -> u64 {
+        u64::try_from(self.replace_after.as_millis()).unwrap_or(u64::MAX)
     }
 }
 

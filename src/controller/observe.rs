@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_operator_api::member::{EtcdMember, Role};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
-use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::client::{Member, MemberStatus};
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use etcd_operator_plan as plan;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
@@ -147,6 +147,7 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         etcd: Err(String::new()),
     };
     view.etcd = read_etcd(&view, memory).await;
+    note_down(&view, memory, context.args.replace_after_ms());
     Ok(Some(view))
 }
 
@@ -264,6 +265,57 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
     Ok(reading)
 }
 
+/// Notes who is down. Only what was looked at counts: after a break of a quarter of the grace it begins anew.
+fn note_down(view: &View, memory: &mut Memory, grace_ms: u64) {
+    let Ok(reading) = &view.etcd else { return };
+    let is_down = |(m, s): &&(Member, Option<MemberStatus>)| !m.is_learner && !s.as_ref().is_some_and(MemberStatus::is_healthy);
+    let down: Vec<u64> = reading.members.iter().filter(is_down).map(|(m, _)| m.id.0).collect();
+    memory.down.retain(|id, (_, seen)| down.contains(id) && view.now_ms.saturating_sub(*seen) <= grace_ms / 4);
+    for id in down {
+        memory.down.entry(id).or_insert((view.now_ms, 0)).1 = view.now_ms;
+    }
+}
+
+/// Whether an etcd takes a learner while a voter is down, by its version: from 3.5.30 and 3.6.11 on (`mayAddMember`).
+fn adds_beside_dead(version: &str) -> bool {
+    let mut parts = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    let (major, minor, patch) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    match (major, minor) {
+        (3, 5) => patch >= 30,
+        (3, 6) => patch >= 11,
+        other => other > (3, 6),
+    }
+}
+
+/// The API servers that the agents see, by the members that they list. Loopback is the member of their own node.
+fn api_servers(view: &View) -> Vec<plan::ApiServer> {
+    let Ok(reading) = &view.etcd else { return Vec::new() };
+    let own = |object: &EtcdMember, list: &[String]| {
+        let seat = object.spec.seat.as_ref().filter(|_| object.spec.role == Role::Member)?;
+        let port = seat.order.client_url.rsplit_once(':')?.1;
+        let is_loopback = |url: &String| {
+            let address = members::address(url);
+            address.rsplit_once(':').is_some_and(|(host, p)| p == port && ["127.0.0.1", "[::1]", "localhost"].contains(&host))
+        };
+        list.iter().any(is_loopback).then(|| seat.order.client_url.clone())
+    };
+    let of_object = |object: &EtcdMember| {
+        let lists = object.status.clone().unwrap_or_default().api_servers;
+        let node = plan::NodeName(object.spec.node_name.clone());
+        lists.into_iter().map(move |server| (node.clone(), server.etcd_servers)).collect::<Vec<_>>()
+    };
+    let mut servers = Vec::new();
+    for object in view.members.iter().filter(|m| m.spec.role != Role::Boot) {
+        for (node, list) in of_object(object) {
+            let own = own(object, &list);
+            let is_listed = |url: &String| list.contains(url) || own.as_ref() == Some(url);
+            let lists = reading.members.iter().filter(|(m, _)| m.client_urls.iter().any(is_listed));
+            servers.push(plan::ApiServer { node, lists: lists.map(|(m, _)| plan::MemberId(m.id.0)).collect() });
+        }
+    }
+    servers
+}
+
 /// The view as the planner takes it.
 pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> plan::Observed {
     let spec = &view.cluster.spec;
@@ -299,6 +351,12 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
         },
         preflight: preflight::evaluate(view, memory),
         learner_patience_ms: args.learner_patience_ms(),
+        replace_after_ms: args.replace_after_ms(),
+        adds_beside_dead: view
+            .etcd
+            .as_ref()
+            .is_ok_and(|r| r.members.iter().filter_map(|(_, s)| s.as_ref()).all(|s| adds_beside_dead(&s.version))),
+        api_servers: api_servers(view),
     }
 }
 
@@ -332,7 +390,7 @@ pub(crate) fn is_fresh(member: &EtcdMember) -> bool {
     !member.spec.nonce.is_empty() && member.status.as_ref().is_some_and(|s| s.observed_nonce == member.spec.nonce)
 }
 
-fn listed(memory: &Memory, member: &etcd_operator_etcd::client::Member, status: Option<&MemberStatus>) -> plan::EtcdMember {
+fn listed(memory: &Memory, member: &Member, status: Option<&MemberStatus>) -> plan::EtcdMember {
     let health = match status {
         None => plan::EtcdHealth::Unknown,
         Some(s) if !s.is_healthy() => plan::EtcdHealth::Unhealthy,

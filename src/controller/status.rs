@@ -133,8 +133,13 @@ fn pivot(view: &View, memory: &Memory, seen: &Observed, plan: &Plan, pivot: &mut
     }
 }
 
-/// `None` = the phase stays what it was.
+/// `None` = the phase stays what it was. Once boot is out and put away, what happens is no part of the pivot.
 fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
+    let phase = phase_of(seen, plan)?;
+    Some(if is_out(seen) && phase != "Tombstone" { "Complete" } else { phase })
+}
+
+fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
     let aborting = seen.spec.abort;
     Some(match plan {
         Plan::Do(Step::RunPreflight) | Plan::Wait { what: WaitFor::PreflightChecks, .. } => "Preflight",
@@ -148,9 +153,7 @@ fn pivot_phase(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(
             Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
         )
-        | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => {
-            if is_out(seen) { "Complete" } else { "Joining" }
-        }
+        | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => "Joining",
         Plan::Do(Step::CountClients) | Plan::Wait { what: WaitFor::ApiServersConnect, .. } => "WaitingForClients",
         Plan::Do(Step::CheckGate) | Plan::Wait { what: WaitFor::BootRemovalGate, .. } => "Gate",
         Plan::Do(Step::MoveLeader { .. }) => {

@@ -222,6 +222,7 @@ pub(crate) fn seat(memory: &Memory, member: &EtcdMember, cluster: Option<Cluster
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
+        down_since_ms: ordered.and_then(|id| memory.down.get(&id)).map(|(since, _)| *since),
         binary: super::hand_over::binary(member, own_binary),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }

@@ -30,7 +30,7 @@ fn is_stalled(o: &Observed, seat: &Seat, member: &EtcdMember) -> bool {
 }
 
 /// There is nothing to wait for: the keeper never starts this ID again. Its other refusals may pass, and get the patience.
-fn is_gone(seat: &Seat) -> bool {
+pub(crate) fn is_gone(seat: &Seat) -> bool {
     match &seat.keeper {
         KeeperView::Refused { reason, .. } => DATA_IS_GONE.contains(&reason.as_str()),
         KeeperView::NotPrepared { .. } | KeeperView::Waiting { .. } | KeeperView::Running | KeeperView::Stopped => false,

@@ -1,7 +1,9 @@
 //! Adding members: one at a time, learner first (design D6, rules 2 and 3).
 
 use crate::quorum::{is_healthy, may_promote};
-use crate::{AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, seats};
+use crate::{
+    AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, heal, seats,
+};
 
 /// Entries that a learner may lag behind the leader's commit index and still count as caught up. At 2,000 writes/s this is 50 ms.
 pub const CAUGHT_UP_ENTRIES: u64 = 100;
@@ -24,7 +26,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember], promotion: Promotion) -
     if let Some(plan) = seats::give_back(o, members) {
         return Some(plan);
     }
-    if let Some(plan) = seats::assign(o) {
+    if let Some(plan) = seats::assign(o, members) {
         return Some(plan);
     }
     if let Some(plan) = prepared(o, members) {
@@ -47,7 +49,7 @@ pub(crate) fn leads(member: &EtcdMember) -> bool {
 }
 
 /// Foreign members are reported, never removed; nothing is added beside them, as nobody knows what they are for.
-fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+pub(crate) fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let boot = o.boot.listed(members).map(|m| m.id);
     let foreign: Vec<String> = members
         .iter()
@@ -84,8 +86,9 @@ fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// A member of ours whose keeper must not start it: only a human or a replacement helps.
-pub(crate) fn refused_member(o: &Observed) -> Option<Plan> {
-    o.seats.iter().find_map(|seat| match &seat.keeper {
+pub(crate) fn refused_member(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let is_listed = |seat: &&Seat| listed(seat, members).is_some_and(|m| seat.ordered == Some(m.id));
+    o.seats.iter().filter(is_listed).find_map(|seat| match &seat.keeper {
         KeeperView::Refused { reason, message } => Some(refused(seat, reason, message)),
         KeeperView::NotPrepared { .. } | KeeperView::Waiting { .. } | KeeperView::Running | KeeperView::Stopped => None,
     })
@@ -112,7 +115,7 @@ fn one(o: &Observed, members: &[EtcdMember], seat: &Seat, promotion: Promotion) 
     match caught_up(seat, member) {
         Err(plan) => Some(plan),
         Ok(()) => match promotion {
-            Promotion::WhenCaughtUp => Some(promote(o, members, seat, member.id)),
+            Promotion::WhenCaughtUp => Some(heal::make_way(o, members).unwrap_or_else(|| promote(o, members, seat, member.id))),
             Promotion::ByThePivot => None,
         },
     }

@@ -4,11 +4,12 @@
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
 //! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
-//! learner up in `evict.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
+//! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
 mod evict;
 mod grow;
 mod hand_over;
+mod heal;
 mod observed;
 mod outcome;
 mod pivot;
@@ -20,8 +21,8 @@ mod shrink;
 pub use evict::{DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, KeeperView,
-    MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
+    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary,
+    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -53,9 +54,12 @@ pub fn plan(o: &Observed) -> Plan {
     steady(o, members)
 }
 
-/// What is wanted after the pivot: the right number of members. Replacement and roll-outs will stand before growth here.
+/// What is wanted after the pivot: the right number of members, all of them alive.
 fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = hand_over::call_off(o, members) {
+        return plan;
+    }
+    if let Some(plan) = heal::plan(o, members) {
         return plan;
     }
     if let Some(plan) = shrink::plan(o, members) {
@@ -64,10 +68,13 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = evict::plan(o, members) {
         return plan;
     }
-    if let Some(plan) = grow::refused_member(o) {
+    if let Some(plan) = grow::refused_member(o, members) {
         return plan;
     }
     if let Some(plan) = grow::plan(o, members, grow::Promotion::WhenCaughtUp) {
+        return plan;
+    }
+    if let Some(plan) = heal::no_node(o, members) {
         return plan;
     }
     if members.iter().all(quorum::is_healthy) {

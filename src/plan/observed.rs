@@ -49,6 +49,21 @@ pub struct Observed {
     pub preflight: Preflight,
     /// How long a learner that is behind may make no progress before it is evicted, ms.
     pub learner_patience_ms: u64,
+    /// How long a voter must be away, with its node, before its place is given to another node, ms.
+    pub replace_after_ms: u64,
+    /// Whether etcd takes a learner while a voter is down: from 3.5.30 and 3.6.11 on.
+    pub adds_beside_dead: bool,
+    /// The API servers that can be seen.
+    pub api_servers: Vec<ApiServer>,
+}
+
+/// An API server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ApiServer {
+    /// The node that it runs on.
+    pub node: NodeName,
+    /// The members that it lists in `--etcd-servers`.
+    pub lists: Vec<MemberId>,
 }
 
 /// What is wanted.
@@ -126,6 +141,8 @@ pub struct Seat {
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.
     pub no_progress_since_ms: Option<u64>,
+    /// Since when its listed member has not been healthy, ms, as far as this observer has looked; `None` = it is.
+    pub down_since_ms: Option<u64>,
 }
 
 /// What a keeper says.

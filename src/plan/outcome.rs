@@ -90,7 +90,7 @@ pub enum Step {
     WithdrawBootDrain,
     /// Put boot's manifest away and leave something that keeps its etcd from starting.
     TombstoneBoot,
-    /// Remove a member of ours that serves (abort): drain, remove, kill.
+    /// Remove a member of ours: drain, remove, kill; one that does not answer is removed only.
     RemoveMember {
         /// Whose seat.
         node: NodeName,
@@ -104,7 +104,8 @@ pub enum Step {
         /// Its ID.
         member: MemberId,
     },
-    /// Take the seat from a node whose member is not listed (abort, more seats than `size`, or its member was removed).
+    /// Take the seat from a node whose member is not listed (abort, more seats than `size`, or its member was removed). What the member
+    /// left is archived on its node.
     Unseat {
         /// Whose seat.
         node: NodeName,
@@ -228,8 +229,10 @@ reasons! {
         BootCommandMissing,
         /// Members that are neither boot nor ours.
         UnknownMember,
-        /// `spec.size` is smaller than the number of members.
-        ScaleDownUnsupported,
+        /// A voter is gone for good, as far as can be seen, and no node can take its place.
+        MemberDown,
+        /// An API server lists no other healthy voter than the one that would be removed.
+        ApiServerWouldLoseEtcd,
         /// The CA Secret is missing or unusable.
         CaSecretUnusable,
         /// A node refused the keeper of this version of the operator.

@@ -48,6 +48,9 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = tried_too_often(o, members) {
         return plan;
     }
+    if let Some(plan) = crate::heal::without_data(o, members) {
+        return plan;
+    }
     if let Some(plan) = crate::evict::plan(o, members) {
         return plan;
     }

@@ -1,6 +1,6 @@
 //! Quorum arithmetic: which membership steps are allowed (design D6, rule 1).
 
-use crate::{EtcdHealth, EtcdMember, MemberId};
+use crate::{EtcdHealth, EtcdMember, MemberId, Observed, Readiness};
 
 /// Votes needed among `voters`.
 #[must_use]
@@ -41,6 +41,19 @@ pub fn is_healthy(member: &EtcdMember) -> bool {
     }
 }
 
+/// The members as a voluntary step has to take them (rule 7): one whose node is cordoned or NotReady counts as down, as somebody is about to
+/// take it down, or something has.
+pub(crate) fn voluntary(o: &Observed, members: &[EtcdMember]) -> Vec<EtcdMember> {
+    let goes_down = |m: &EtcdMember| {
+        let seat = o.seats.iter().find(|s| m.peer_urls.contains(&s.peer_url));
+        let node = seat.and_then(|s| o.nodes.iter().find(|n| n.name == s.node));
+        node.is_some_and(|n| n.cordoned || n.readiness == Readiness::NotReady)
+    };
+    let mut seen = members.to_vec();
+    seen.iter_mut().filter(|m| goes_down(m)).for_each(|m| m.health = EtcdHealth::Unknown);
+    seen
+}
+
 /// Whether a membership step is allowed, judged by the state after it: tolerance after ≥ 0 and ≥ min(1, before, best at that size).
 fn allowed(before: &[EtcdMember], after: &[EtcdMember]) -> bool {
     let voters_after = after.iter().filter(|m| !m.is_learner).count();
@@ -69,4 +82,12 @@ pub fn may_promote(members: &[EtcdMember], id: MemberId) -> bool {
 pub fn may_remove(members: &[EtcdMember], id: MemberId) -> bool {
     let after: Vec<_> = members.iter().filter(|m| m.id != id).cloned().collect();
     allowed(members, &after)
+}
+
+/// Whether etcd takes a learner now (its strict check, `mayAddMember`): it counts it as a voter that is down. So beside one of three that is
+/// down it takes none; beside one of five it does, from 3.5.30 and 3.6.11 on.
+pub(crate) fn takes_a_learner(o: &Observed, members: &[EtcdMember]) -> bool {
+    let voters = members.iter().filter(|m| !m.is_learner);
+    let (count, healthy) = voters.fold((0, 0), |(n, h), m| (n + 1, h + usize::from(is_healthy(m))));
+    healthy == count || (o.adds_beside_dead && healthy >= quorum_of(count + 1))
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, evict, grow};
+use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, evict, grow, heal};
 
 /// Gives seats until there are `size` of them, or says why that cannot be done. `None` = there are enough.
-pub(crate) fn assign(o: &Observed) -> Option<Plan> {
-    let wanted = o.spec.size as usize;
+pub(crate) fn assign(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let wanted = heal::wanted(o, members);
     if o.seats.len() >= wanted {
         return None;
     }
@@ -19,11 +19,12 @@ pub(crate) fn assign(o: &Observed) -> Option<Plan> {
     let mut taken: Vec<NodeName> = o.seats.iter().map(|s| s.node.clone()).collect();
     let mut new = Vec::new();
     while taken.len() < wanted {
-        let Some(node) = best(o, &taken) else {
+        let Some(node) = free(o, members, &taken) else {
             return Some(Plan::hold(
                 HoldReason::NotEnoughNodes,
                 format!(
-                    "spec.size is {wanted}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
+                    "spec.size is {}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
+                    o.spec.size,
                     taken.len(),
                     o.nodes.len(),
                     resting(o)
@@ -40,16 +41,24 @@ pub(crate) fn assign(o: &Observed) -> Option<Plan> {
 /// whichever node. Then those beyond `size` that have no member yet: without this they would be filled and then be too many.
 pub(crate) fn give_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let unlisted = || o.seats.iter().filter(|s| grow::listed(s, members).is_none());
-    let too_many = o.seats.len() > o.spec.size as usize;
+    let too_many = o.seats.len() > heal::wanted(o, members);
     let used_up = unlisted().find(|s| s.ordered.is_some());
     let goes = used_up.or_else(|| unlisted().filter(|_| too_many).max_by_key(|s| &s.node))?;
     Some(Plan::Do(Step::Unseat { node: goes.node.clone() }))
 }
 
-/// The free node in the least crowded zone; by name where zones are equal. Where a learner was evicted lately comes last.
-fn best<'a>(o: &'a Observed, taken: &[NodeName]) -> Option<&'a Node> {
+/// The node that would have a seat next.
+pub(crate) fn best<'a>(o: &'a Observed, members: &[EtcdMember]) -> Option<&'a Node> {
+    let taken: Vec<NodeName> = o.seats.iter().map(|s| s.node.clone()).collect();
+    free(o, members, &taken)
+}
+
+/// The free node in the least crowded zone; by name where zones are equal. Where a learner was evicted lately comes last. A lost voter crowds
+/// nothing.
+fn free<'a>(o: &'a Observed, members: &[EtcdMember], taken: &[NodeName]) -> Option<&'a Node> {
+    let lost = heal::lost(o, members).map(|(seat, _)| &seat.node);
     let mut crowd: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in o.nodes.iter().filter(|n| taken.contains(&n.name)) {
+    for node in o.nodes.iter().filter(|n| taken.contains(&n.name) && Some(&n.name) != lost) {
         *crowd.entry(&node.zone).or_default() += 1;
     }
     o.nodes

@@ -1,24 +1,69 @@
-//! Fewer members: back to boot alone (abort), and a learner that is no longer wanted. Scaling in after the pivot is not built yet, and
-//! says so.
+//! Fewer members: scaling in, one at a time (design D6, rule 5), and back to boot alone (abort).
 
-use crate::quorum::is_healthy;
-use crate::{EtcdMember, HoldReason, Observed, Plan, Seat, Step, WaitFor, grow};
+use std::cmp::Reverse;
 
-/// Scaling in: held, not ignored. Only a learner goes, as it has no vote: the size was lowered again before it was promoted.
+use crate::quorum::{is_healthy, may_remove, voluntary};
+use crate::{EtcdMember, HoldReason, NodeName, Observed, Plan, Seat, Step, WaitFor, grow, heal};
+
+/// Scaling in, while there are more members than wanted: a learner first, as it has no vote; then a voter that is down, then the last follower
+/// in the most crowded zone, the leader last.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let ours: Vec<(&Seat, &EtcdMember)> = o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
-    if ours.len() <= o.spec.size as usize {
+    let mut ours: Vec<(&Seat, &EtcdMember)> = o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
+    if ours.len() <= heal::wanted(o, members) {
         return None;
     }
     if let Some((seat, learner)) = ours.iter().find(|(_, m)| m.is_learner) {
         return Some(Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: learner.id }));
     }
-    let ours = ours.len();
+    if let Some(plan) = grow::unknown_members(o, members) {
+        return Some(plan);
+    }
+    let seen = voluntary(o, members);
+    let is_up = |m: &EtcdMember| seen.iter().any(|s| s.id == m.id && is_healthy(s));
+    let zone = |node: &NodeName| o.nodes.iter().find(|n| n.name == *node).map(|n| n.zone.as_str());
+    let zones: Vec<_> = ours.iter().map(|(seat, _)| zone(&seat.node)).collect();
+    let crowd = |seat: &Seat| zones.iter().filter(|z| **z == zone(&seat.node)).count();
+    ours.sort_by_key(|(seat, m)| (is_up(m), grow::leads(m), Reverse(crowd(seat)), Reverse(&seat.node)));
+    let (seat, leaves) = ours.first()?;
+    let stay: Vec<&EtcdMember> = ours.iter().skip(1).map(|(_, m)| *m).filter(|m| is_up(m)).collect();
+    if !may_remove(&seen, leaves.id) {
+        let down: Vec<String> = ours.iter().filter(|(_, m)| !is_up(m)).map(|(s, _)| s.node.to_string()).collect();
+        return Some(Plan::hold(
+            HoldReason::ToleranceTooLow,
+            format!(
+                "removing {} on {} would leave too few healthy voters (down, cordoned or NotReady: {}); bring these back, or set spec.size back to {}",
+                leaves.id,
+                seat.node,
+                down.join(", "),
+                ours.len()
+            ),
+        ));
+    }
+    if let Some(plan) = would_lose_etcd(o, seat, leaves, &stay, ours.len()) {
+        return Some(plan);
+    }
+    if grow::leads(leaves) {
+        return Some(match crate::pivot::successor(&stay) {
+            Some(to) => Plan::Do(Step::MoveLeader { from: leaves.id, to }),
+            None => Plan::wait(WaitFor::VotersHealthy),
+        });
+    }
+    // One that did not answer may still lead: only a leader among those that stay proves that its removal ends no leadership.
+    if !stay.iter().any(|m| grow::leads(m)) {
+        return Some(Plan::wait(WaitFor::VotersHealthy));
+    }
+    Some(Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: leaves.id }))
+}
+
+/// An API server that lists the member, and no healthy one of those that stay.
+fn would_lose_etcd(o: &Observed, seat: &Seat, leaves: &EtcdMember, stay: &[&EtcdMember], now: usize) -> Option<Plan> {
+    let loses = |lists: &[crate::MemberId]| lists.contains(&leaves.id) && !stay.iter().any(|m| lists.contains(&m.id));
+    let lost = o.api_servers.iter().find(|a| loses(&a.lists))?;
     Some(Plan::hold(
-        HoldReason::ScaleDownUnsupported,
+        HoldReason::ApiServerWouldLoseEtcd,
         format!(
-            "etcd has {ours} members and spec.size is {}; this version only scales out: set spec.size back to {ours}",
-            o.spec.size
+            "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays: list all members there and restart it, or set spec.size back to {now}",
+            lost.node, leaves.id, seat.node
         ),
     ))
 }
@@ -49,7 +94,7 @@ pub(crate) fn back_to_boot(o: &Observed, members: &[EtcdMember]) -> Plan {
                 (Some(_), None) | (None, _) => Plan::wait(WaitFor::VotersHealthy),
             };
         }
-        if !crate::quorum::may_remove(members, member.id) {
+        if !may_remove(members, member.id) {
             return Plan::wait(WaitFor::VotersHealthy);
         }
     }

@@ -9,6 +9,8 @@ mod clients;
 mod eviction;
 #[path = "tables/hand_over.rs"]
 mod hand_over;
+#[path = "tables/heal.rs"]
+mod heal;
 #[path = "tables/joining.rs"]
 mod joining;
 #[path = "tables/keepers.rs"]
@@ -23,6 +25,8 @@ mod quorum;
 mod reasons;
 #[path = "tables/removal.rs"]
 mod removal;
+#[path = "tables/shrink.rs"]
+mod shrink;
 #[path = "tables/size.rs"]
 mod size;
 #[path = "tables/start.rs"]
@@ -37,15 +41,17 @@ mod two_voters;
 mod wording;
 
 use crate::{
-    AgentView, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason, KeeperBinary,
-    KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat, Snapshot, Spec,
-    Step, Tombstone, WaitFor, plan,
+    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason,
+    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat,
+    Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
 const NOW: u64 = 1_000_000;
 /// How long a learner may make no progress.
 const PATIENCE: u64 = 300_000;
+/// How long a voter must be away.
+const GRACE: u64 = 200_000;
 const BOOT: MemberId = MemberId(0xb);
 
 /// The situation just before the first change: boot alone, `nodes` nodes, preflight passed, snapshot taken, no seat.
@@ -74,6 +80,9 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         gate: Gate::NotChecked,
         preflight: Preflight::Passed,
         learner_patience_ms: PATIENCE,
+        replace_after_ms: GRACE,
+        adds_beside_dead: true,
+        api_servers: Vec::new(),
     }
 }
 
@@ -163,6 +172,7 @@ fn seat(n: usize) -> Seat {
         binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: None,
+        down_since_ms: None,
     }
 }
 
@@ -198,8 +208,8 @@ fn learner(health: EtcdHealth) -> As {
 
 /// Lists the member of seat `n`, told to run.
 fn list(o: &mut Observed, n: usize, how: As) {
-    o.seats[n - 1].ordered = Some(id(n));
-    o.seats[n - 1].keeper = KeeperView::Running;
+    let seat = o.seats.iter_mut().find(|s| s.node == name(n)).expect("seated");
+    (seat.ordered, seat.keeper) = (Some(id(n)), KeeperView::Running);
     let member =
         EtcdMember { id: id(n), name: format!("cp{n}-1"), peer_urls: vec![url(n)], is_learner: how.learner, health: how.health };
     members(o).push(member);

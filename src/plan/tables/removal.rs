@@ -216,8 +216,8 @@ fn after_the_pivot_a_member_that_is_down_or_refused_is_not_done() {
     assert_eq!(plan(&o), Plan::Done);
     member(&mut o, 2).health = EtcdHealth::Unknown;
     waits(&o, WaitFor::VotersHealthy);
-    o.seats[1].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "its data is gone".into() };
-    holds(&o, HoldReason::MemberRefused, "DataLost");
+    o.seats[1].keeper = KeeperView::Refused { reason: "ArchiveFull".into(), message: "make room".into() };
+    holds(&o, HoldReason::MemberRefused, "ArchiveFull");
 }
 
 #[test]

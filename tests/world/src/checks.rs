@@ -44,6 +44,11 @@ pub enum Violation {
         /// Which.
         member: MemberId,
     },
+    /// A voter was removed that ran, although there were no more of them than wanted.
+    LivingMemberRemoved {
+        /// Which.
+        member: MemberId,
+    },
     /// A learner was promoted although a voter that was to remain did not run (design D6, rule 3).
     PromotedBesideDeadVoter,
 }
@@ -158,8 +163,20 @@ pub(crate) fn at_promotion(world: &mut World, before: &Before) {
 pub(crate) fn at_eviction(world: &mut World, seen: &Observed, node: &NodeName, member: MemberId) {
     let answers = seen.nodes.iter().any(|n| n.name == *node && n.agent == AgentView::Fresh);
     let grown = world.trace.grown.get(&member).map(|(_, at)| *at).filter(|at| *at <= seen.now_ms);
-    if answers && grown.is_some_and(|at| seen.now_ms - at < PATIENCE_MS) {
+    // Its data is gone: it will not get on.
+    let is_wiped =
+        world.nodes.iter().filter_map(|n| n.keeper.as_ref()).any(|k| k.ran_here.contains(&member) && k.data != Some(member));
+    if answers && !is_wiped && grown.is_some_and(|at| seen.now_ms - at < PATIENCE_MS) {
         world.trace.violations.push(Violation::EvictedTooEarly { member });
+    }
+}
+
+/// Before MemberRemove of a member of ours, where it is not the way back to boot: slow, paused or cut off is not dead.
+pub(crate) fn at_removal(world: &mut World, seen: &Observed, before: &Before, member: MemberId) {
+    let ours = world.our_voters();
+    let is_too_many = ours.len() > seen.spec.size as usize;
+    if before.fair && !world.boot_listed() && !is_too_many && ours.contains(&member) && world.raft.runs(member) {
+        world.trace.violations.push(Violation::LivingMemberRemoved { member });
     }
 }
 

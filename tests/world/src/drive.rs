@@ -94,6 +94,8 @@ pub enum Fault {
     Cordon(usize),
     /// A node becomes NotReady.
     NotReady(usize),
+    /// The data of a node's member is gone, unless too few others have it.
+    Wipe(usize),
     /// A node's link to the others carries nothing that a learner needs.
     Starve(usize),
     /// It does again.
@@ -142,6 +144,11 @@ impl Run {
     pub fn new(setup: &Setup, planner: Planner) -> Self {
         let controllers = [Controller::new("A"), Controller::new("B")];
         Self { world: World::new(setup), controllers, paused: [None, None], at_signal: None, asleep_until: 0, planner }
+    }
+
+    /// Another planner from here on.
+    pub fn plan_with(&mut self, planner: Planner) {
+        self.planner = planner;
     }
 
     /// Lets time pass; removals under way go on.
@@ -268,6 +275,7 @@ impl Run {
                 node.cordoned = !node.cordoned;
             }
             Fault::NotReady(node) => world.nodes[node.min(last)].readiness = Readiness::NotReady,
+            Fault::Wipe(node) => crate::nodes::wipe(world, node.min(last)),
             Fault::Starve(node) => {
                 world.raft.slow.insert(peer_url(node.min(last)), 0);
             }

@@ -165,6 +165,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
                 return Err(Failure::Etcd(Refusal::NotFound));
             }
             let before = checks::before(world, seen.faults_seen);
+            checks::at_removal(world, &seen.observed, &before, *member);
             world.raft.remove(now, *member).map_err(Failure::Etcd)?;
             checks::after(world, &before, "RemoveMember", Some(*member));
         }

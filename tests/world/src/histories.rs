@@ -124,6 +124,7 @@ fn faults() -> impl Strategy<Value = Fault> {
         2 => (0_usize..5).prop_map(Fault::AgentBack),
         1 => (0_usize..5).prop_map(Fault::Cordon),
         1 => (0_usize..5).prop_map(Fault::NotReady),
+        2 => (0_usize..5).prop_map(Fault::Wipe),
         3 => (0_usize..5).prop_map(Fault::Starve),
         1 => (0_usize..5).prop_map(Fault::Feed),
     ]

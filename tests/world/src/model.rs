@@ -1,4 +1,5 @@
-//! The World for the model checker: a pivot, and at each of its situations everything that may go wrong, a given number of times.
+//! The World for the model checker: a pivot, or a change of size and what may befall members after one, and at each situation everything that
+//! may go wrong, a given number of times.
 //!
 //! One action goes from one situation to the next: the controller passes until its answer, the members or who is up changes. That is
 //! where faults are put; what happens in the midst of a wait is for the random histories. Power and agents come back by themselves.
@@ -14,11 +15,13 @@ use stateright::{Model, Property};
 use crate::raft::Life;
 use crate::rest::rests_rightly;
 use crate::shape::shape;
-use crate::world::{PATIENCE_MS, peer_url};
+use crate::world::{PATIENCE_MS, REPLACE_AFTER_MS, peer_url};
 use crate::{Edit, Event, Fault, Interrupt, Ms, Planner, Rest, Run, Setup, Sight};
 
 /// How long a node is without power, and an agent away, ms.
 const AWAY_MS: Ms = 4_000;
+/// How long a node is gone, ms: another one takes over in that time.
+const GONE_MS: Ms = REPLACE_AFTER_MS + 12_000;
 /// How long a learner's link is dead: it is evicted in that time.
 const STARVES_MS: Ms = PATIENCE_MS + 3_000;
 /// How long an answer must stay the same to be a rest, ms.
@@ -45,6 +48,8 @@ pub struct Pivot {
     pub planner: Planner,
     /// Which of the first faults are tried.
     slice: Slice,
+    /// After the pivot: the size that is set then.
+    scaled_to: Option<u32>,
     /// Shapes from which a World without faults is known to come to rest.
     good: Mutex<HashSet<u64>>,
 }
@@ -93,6 +98,8 @@ pub enum Action {
     Act,
     /// Something breaks.
     Fault(Fault),
+    /// A node loses power, for so long that another takes over from it.
+    Gone(usize),
     /// Somebody edits the spec.
     Edit(Edit),
 }
@@ -129,7 +136,7 @@ pub const STEPS: [&str; 15] = [
 /// The reasons to hold that a World can give. Others are of what it does not have: preflight's findings, keepers that refuse, foreign
 /// members, stores that differ; the planner's tables have them.
 pub const HOLDS: [&str; 6] =
-    ["EtcdUnreachable", "HoldBootRemoval", "NotEnoughNodes", "ScaleDownUnsupported", "BootCameBack", "ApiServerOnBootMember"];
+    ["EtcdUnreachable", "HoldBootRemoval", "NotEnoughNodes", "BootCameBack", "ApiServerOnBootMember", "MemberDown"];
 
 impl Answer {
     fn of(plan: Option<&Plan>) -> Self {
@@ -207,7 +214,14 @@ impl Pivot {
     /// A pivot in which so many things go wrong.
     #[must_use]
     pub fn new(setup: Setup, faults: u8, planner: Planner) -> Self {
-        Self { setup, faults, planner, slice: Slice::WHOLE, good: Mutex::default() }
+        Self { setup, faults, planner, slice: Slice::WHOLE, scaled_to: None, good: Mutex::default() }
+    }
+
+    /// The pivot is over, and the size is set to this one.
+    #[must_use]
+    pub fn then_scaled_to(mut self, size: u32) -> Self {
+        self.scaled_to = Some(size);
+        self
     }
 
     /// Of what may go wrong first, only these.
@@ -215,6 +229,12 @@ impl Pivot {
     pub fn in_slice(mut self, slice: Slice) -> Self {
         self.slice = slice;
         self
+    }
+
+    /// The same, with nothing known yet.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self { good: Mutex::default(), setup: self.setup.clone(), ..*self }
     }
 
     /// Plays a path again, and tells its story.
@@ -235,6 +255,11 @@ impl Pivot {
     fn begin(&self) -> State {
         let mut run = Run::new(&self.setup, self.planner);
         run.world.trace.silent = true;
+        if let Some(size) = self.scaled_to {
+            let rest = run.settle(ACTIONS * 10);
+            assert_eq!(rest, Rest::Done, "the pivot before it");
+            run.happen(&Event::Edit(Edit::Size(size)));
+        }
         let shape = shape(&run);
         State { run, faults_left: self.faults, heals: Vec::new(), answer: Answer::None, rested: 0, shape }
     }
@@ -306,6 +331,10 @@ fn step(state: &State, action: &Action) -> State {
                 _ => None,
             };
             next.heals.extend(back);
+        }
+        Action::Gone(node) => {
+            next.run.happen(&Event::Fault(Fault::PowerCut(*node)));
+            next.heals.push((now + GONE_MS, Fault::PowerOn(*node)));
         }
         Action::Edit(edit) => next.run.happen(&Event::Edit(*edit)),
     }
@@ -397,7 +426,7 @@ impl Model for Pivot {
         for position in 0..state.run.world.raft.config.len() {
             actions.push(Action::Blind(Sight { mute: 1 << position, ..Sight::default() }));
         }
-        actions.extend([Fault::PowerCutAll, Fault::KillBoot].map(Action::Fault));
+        actions.push(Action::Fault(Fault::PowerCutAll));
         for node in 0..state.run.world.nodes.len() {
             actions.extend([Fault::PowerCut(node), Fault::KillEtcd(node), Fault::AgentDies(node)].map(Action::Fault));
         }
@@ -407,7 +436,14 @@ impl Model for Pivot {
         let starved =
             (0..state.run.world.nodes.len()).filter(|n| learns(&peer_url(*n)) && !raft.slow.contains_key(&peer_url(*n)));
         actions.extend(starved.map(|n| Action::Fault(Fault::Starve(n))));
-        actions.extend([Edit::Hold, Edit::Abort, Edit::Skip].map(Action::Edit));
+        if self.scaled_to.is_none() {
+            actions.push(Action::Fault(Fault::KillBoot));
+            actions.extend([Edit::Hold, Edit::Abort, Edit::Skip].map(Action::Edit));
+        } else {
+            for node in 0..state.run.world.nodes.len() {
+                actions.extend([Action::Fault(Fault::Wipe(node)), Action::Gone(node)]);
+            }
+        }
         let size = state.run.world.api.spec.size;
         actions.extend([1, 2, 3].into_iter().filter(|s| *s != size).map(|s| Action::Edit(Edit::Size(s))));
         if state.faults_left == self.faults {

@@ -129,8 +129,16 @@ pub(crate) fn view(world: &World, index: usize) -> KeeperView {
     match keeper.data {
         Some(data) if keeper.removed.contains(&data) => KeeperView::Stopped,
         Some(data) if world.raft.runs(data) => KeeperView::Running,
+        None if is_lost(world, index) => KeeperView::Refused { reason: "DataLost".into(), message: "no data".into() },
         Some(_) | None => KeeperView::Waiting { reason: "WaitToBeAdded".into() },
     }
+}
+
+/// Whether the keeper of a node refuses an empty directory: only a linearizable answer that lists the member makes it a loss.
+pub(crate) fn is_lost(world: &World, index: usize) -> bool {
+    let Some(keeper) = world.nodes.get(index).and_then(|n| n.keeper.as_ref()) else { return false };
+    let is_listed = |id: MemberId| world.raft.leader.is_some() && world.raft.listed(id).is_some();
+    keeper.data.is_none() && keeper.order.is_some_and(|id| keeper.ran_here.contains(&id) && is_listed(id))
 }
 
 /// The agent carries out what its watch has brought.
@@ -203,6 +211,20 @@ pub fn power_cut(world: &mut World, index: usize) {
     for server in world.servers.iter_mut().filter(|s| s.node == index) {
         server.power_cut();
     }
+}
+
+/// The data directory of a node's member is emptied. Not if it is needed: of three voters or more, while all the others have their data and run.
+pub(crate) fn wipe(world: &mut World, index: usize) {
+    let Some(data) = world.nodes.get(index).and_then(|n| n.keeper.as_ref()?.data) else { return };
+    let others = || world.raft.voters().filter(|id| *id != data);
+    let is_voter = world.raft.listed(data).is_some_and(|m| !m.learner);
+    if is_voter && !(others().count() >= 2 && others().all(|id| world.raft.runs(id))) {
+        return;
+    }
+    if let Some(keeper) = &mut world.nodes[index].keeper {
+        keeper.data = None;
+    }
+    world.raft.wipe(data);
 }
 
 /// The node gets power again: the kubelet starts what stands in its manifest directory, the agent comes with the API.

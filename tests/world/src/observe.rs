@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
     AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
-    Observed, Preflight, Progress, RemoteClient, Sample, Seat,
+    Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat,
 };
 
+use crate::Ms;
 use crate::api::{Api, SeatObject};
 use crate::boot::BootHost;
 use crate::execute::Doing;
 use crate::raft::{Life, Listed};
-use crate::world::{BOOT, PATIENCE_MS, World, peer_url};
+use crate::world::{BOOT, PATIENCE_MS, REPLACE_AFTER_MS, World, peer_url};
 
 /// A controller's memory: gone when it crashes.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Controller {
     pub(crate) doing: Option<Doing>,
     pub(crate) lags: BTreeMap<MemberId, u64>,
     pub(crate) progress: BTreeMap<MemberId, Progress>,
+    /// Since when each voter has not been healthy, and when that was seen last.
+    pub(crate) down: BTreeMap<MemberId, (Ms, Ms)>,
     pub(crate) cache: Option<Api>,
 }
 
@@ -38,6 +41,7 @@ impl Controller {
             doing: None,
             lags: BTreeMap::new(),
             progress: BTreeMap::new(),
+            down: BTreeMap::new(),
             cache: None,
         }
     }
@@ -83,6 +87,7 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
     let api = controller.cache.clone()?;
     let etcd = etcd(world, controller, sight);
     note_progress(world, controller, &etcd);
+    note_down(world, controller, &etcd);
     let seats: Vec<&SeatObject> = sorted(&api.seats);
     let ids: Vec<MemberId> = world.raft.config.iter().map(|m| m.id).collect();
     let gate = if controller.gate.1 == ids { controller.gate.0.clone() } else { Gate::NotChecked };
@@ -103,6 +108,10 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
         gate,
         preflight: preflight(world, &api),
         learner_patience_ms: PATIENCE_MS,
+        replace_after_ms: REPLACE_AFTER_MS,
+        adds_beside_dead: true,
+        // They list all seats, or only boot (`clients.rs`).
+        api_servers: Vec::new(),
     };
     Some(Observation { observed, version: api.version, faults_seen: world.trace.faults })
 }
@@ -117,7 +126,8 @@ fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>, evictions: u32
     Node {
         name: NodeName(node.name.clone()),
         zone: String::new(),
-        readiness: node.readiness,
+        // The kubelet's Lease runs out.
+        readiness: if node.on_since.is_some() { node.readiness } else { Readiness::NotReady },
         cordoned: node.cordoned,
         agent: if node.agent_answers() { AgentView::Fresh } else { AgentView::Silent },
         evicted_ms,
@@ -137,6 +147,7 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
+        down_since_ms: seat.ordered.and_then(|id| controller.down.get(&id)).map(|(since, _)| *since),
     }
 }
 
@@ -189,6 +200,17 @@ fn note_progress(world: &World, controller: &mut Controller, etcd: &Etcd) {
             .entry(member.id)
             .and_modify(|p| p.note(world.now, sample, PATIENCE_MS))
             .or_insert_with(|| Progress::begin(world.now, sample));
+    }
+}
+
+/// A break in the looking is none in the being down, but what was not seen does not count.
+fn note_down(world: &World, controller: &mut Controller, etcd: &Etcd) {
+    let Etcd::Known { members, .. } = etcd else { return };
+    let down =
+        |id: &MemberId| members.iter().any(|m| m.id == *id && !m.is_learner && !matches!(m.health, EtcdHealth::Healthy { .. }));
+    controller.down.retain(|id, (_, seen)| down(id) && world.now - *seen <= REPLACE_AFTER_MS / 4);
+    for member in members.iter().filter(|m| down(&m.id)) {
+        controller.down.entry(member.id).or_insert((world.now, world.now)).1 = world.now;
     }
 }
 

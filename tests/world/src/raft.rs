@@ -272,7 +272,10 @@ impl Raft {
                 .get(&id)
                 .is_some_and(|p| matches!(p.life, Life::Up { since } if now.saturating_sub(since) >= STRICT_CHECK_MS))
         };
-        if now.saturating_sub(self.changed_at) < STRICT_CHECK_MS || !self.voters().all(connected) {
+        // The learner is counted as a voter that is down (`mayAddMember`, from 3.5.30 and 3.6.11 on).
+        let (voters, up) = self.voters().fold((0, 0), |(n, up), id| (n + 1, up + usize::from(connected(id))));
+        let enough = voters == 1 || up >= quorum_of(voters + 1);
+        if now.saturating_sub(self.changed_at) < STRICT_CHECK_MS || !enough {
             return Err(Refusal::Unhealthy);
         }
         if self.config.iter().filter(|m| m.learner).count() >= self.max_learners {
@@ -355,6 +358,11 @@ impl Raft {
         if let Some(process) = self.processes.get_mut(&id) {
             process.life = Life::Down;
         }
+    }
+
+    /// A member's data directory is emptied under its process.
+    pub(crate) fn wipe(&mut self, id: MemberId) {
+        self.processes.remove(&id);
     }
 
     /// The process of a member starts on its data, or on an empty directory.

@@ -34,7 +34,6 @@ pub fn rests_rightly(world: &World, rest: &Rest) -> Result<(), String> {
             let right = match reason {
                 HoldReason::HoldBootRemoval => spec.hold_boot_removal && world.boot_listed(),
                 HoldReason::NotEnoughNodes => spec.size as usize > world.nodes.len(),
-                HoldReason::ScaleDownUnsupported => ours > spec.size as usize && !world.boot_listed(),
                 HoldReason::ApiServerOnBootMember => world.boot_listed() && world.servers.iter().any(ApiServer::lists_only_boot),
                 HoldReason::BootCameBack => world.trace.signals > 1 && world.boot_listed(),
                 _ => false,

@@ -8,7 +8,7 @@ use etcd_operator_plan::Gate;
 use crate::api::Api;
 use crate::clients::ApiServer;
 use crate::raft::{Life, Raft};
-use crate::world::{PATIENCE_MS, World};
+use crate::world::{PATIENCE_MS, REPLACE_AFTER_MS, World};
 use crate::{Controller, Ms, Run};
 
 /// gRPC's longest backoff with its jitter, and the planner's 145 s.
@@ -186,6 +186,11 @@ impl<H: Hasher> Shape<'_, H> {
             self.put(&(id, unseen(size), unseen(applied)));
             self.age(progress.since_ms(), PATIENCE_MS);
             self.age(progress.seen_ms(), PATIENCE_MS / 4 + 1);
+        }
+        for (id, (since, seen)) in &controller.down {
+            self.put(id);
+            self.age(*since, REPLACE_AFTER_MS);
+            self.age(*seen, REPLACE_AFTER_MS / 4 + 1);
         }
         self.put(&controller.doing.as_ref().map(|d| (&d.seats, d.faults_seen == world.trace.faults)));
         self.maybe(controller.doing.as_ref().map(|d| d.since), 12_000);

@@ -17,6 +17,8 @@ pub const TICK_MS: Ms = 50;
 pub const BOOT: MemberId = MemberId(1);
 /// How long a learner may make no progress, ms: longer than a node is away in a history, and short enough to be played often.
 pub const PATIENCE_MS: Ms = 10_000;
+/// How long a voter and its node must be away before another node takes over, ms: longer than a node is away in a history.
+pub const REPLACE_AFTER_MS: Ms = 20_000;
 /// What the address of a boot that is on no node is counted from, as those of the nodes are.
 pub(crate) const ELSEWHERE: usize = 98;
 /// Entries in boot's log when the story begins.

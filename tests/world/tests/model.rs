@@ -41,7 +41,7 @@ impl<M: Model> Reporter<M> for Heartbeat {
 
 /// Explores, and returns what was found out about each property.
 fn explore(name: &str, pivot: Pivot) -> BTreeSet<&'static str> {
-    let (faults, again) = (pivot.faults, Pivot::new(pivot.setup.clone(), pivot.faults, pivot.planner));
+    let (faults, again) = (pivot.faults, pivot.again());
     let broken: BTreeSet<&'static str> = [UNBROKEN, RESTS].into();
     let checker = pivot.checker().finish_when(HasDiscoveries::AnyOf(broken.clone())).spawn_dfs();
     let checker = checker.join_and_report(&mut Heartbeat { name: name.to_owned(), said: Duration::ZERO });
@@ -49,8 +49,8 @@ fn explore(name: &str, pivot: Pivot) -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     for (property, path) in checker.discoveries() {
         if broken.contains(property) {
-            let actions = path.into_actions();
-            println!("{name}: not so: {property}\n{actions:?}\n{}", again.story(&actions));
+            let (last, actions) = (format!("{:?}", path.last_state()), path.into_actions());
+            println!("{name}: not so: {property}\n{last}\n{actions:?}\n{}", again.story(&actions));
         }
         found.insert(property);
     }
@@ -88,6 +88,21 @@ fn explore_all(jobs: Vec<Job>) -> Vec<(String, BTreeSet<&'static str>)> {
         }
     });
     found.into_inner().unwrap()
+}
+
+/// Nodes, size before, size after, and how many things go wrong at most (`make soak`, `make model`).
+const CHANGES: [(usize, u32, u32, u8); 6] = [(4, 3, 3, 2), (3, 1, 3, 2), (3, 3, 1, 2), (3, 2, 3, 2), (5, 3, 5, 1), (5, 5, 3, 1)];
+
+#[test]
+fn a_change_of_size_and_the_loss_of_members_survive_whatever_goes_wrong() {
+    let most = if std::env::var_os("WORLD_ALL").is_some() { 2 } else { 1 };
+    let jobs = CHANGES.map(|(nodes, from, to, faults)| {
+        let pivot = Pivot::new(Setup::of(nodes, from), faults.min(most), plan).then_scaled_to(to);
+        (format!("{from} to {to} of {nodes} nodes"), pivot)
+    });
+    for (name, found) in explore_all(jobs.into_iter().collect()) {
+        assert!(!found.contains(UNBROKEN) && !found.contains(RESTS), "{name}: see above");
+    }
 }
 
 #[test]

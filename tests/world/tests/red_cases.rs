@@ -2,7 +2,7 @@
 #![allow(clippy::panic, clippy::expect_used, reason = "a test ends by it")]
 
 use etcd_operator_plan::{Etcd, Gate, Observed, Plan, Preflight, Removal, Step, WaitFor, plan};
-use etcd_operator_world::{BOOT, Event, Fault, Interrupt, Rest, Run, Setup, Sight, Violation, World, checks, execute};
+use etcd_operator_world::{BOOT, Edit, Event, Fault, Interrupt, Rest, Run, Setup, Sight, Violation, World, checks, execute};
 
 fn drive(planner: fn(&Observed) -> Plan, setup: &Setup, passes: usize) -> World {
     let mut run = Run::new(setup, planner);
@@ -200,6 +200,61 @@ fn promoting_beside_a_dead_voter_is_flagged() {
 fn removing_a_living_voter_beside_a_dead_one_is_flagged() {
     let run = with_dead_nodes(removes_a_living_voter, 5, 4, &[1]);
     let found = run.world.trace.violations.iter().any(|v| matches!(v, Violation::QuorumLostByUs { .. }));
+    assert!(found, "{:#?}", run.world.trace.story);
+}
+
+/// Takes silence for death: replaces whoever does not answer, though its node is there.
+fn hasty_healer(o: &Observed) -> Plan {
+    let mut o = o.clone();
+    o.replace_after_ms = 1_000;
+    let etcd_operator_plan::Etcd::Known { members, .. } = &o.etcd else { return plan(&o) };
+    let silent = |s: &etcd_operator_plan::Seat| {
+        members.iter().any(|m| m.peer_urls.contains(&s.peer_url) && m.health == etcd_operator_plan::EtcdHealth::Unknown)
+    };
+    let gone: Vec<_> = o.seats.iter().filter(|s| silent(s)).map(|s| s.node.clone()).collect();
+    o.nodes.retain(|n| !gone.contains(&n.name));
+    plan(&o)
+}
+
+#[test]
+fn replacing_a_voter_that_only_does_not_answer_the_controller_is_flagged() {
+    for (planner, is_wrong) in [(hasty_healer as fn(&Observed) -> Plan, true), (plan, false)] {
+        let mut run = Run::new(&Setup::of(4, 3), plan);
+        assert_eq!(run.settle(6_000), Rest::Done);
+        run.plan_with(planner);
+        for _ in 0..400 {
+            let sight = Sight { mute: 0b010, ..Sight::default() };
+            run.happen(&Event::Pass { who: 0, sight, interrupt: Interrupt::None });
+        }
+        let found = run.world.trace.violations.iter().any(|v| matches!(v, Violation::LivingMemberRemoved { .. }));
+        assert_eq!(found, is_wrong, "{:#?}", run.world.trace.story);
+    }
+}
+
+/// Shrinks from the front, whoever leads.
+fn shrinks_from_the_front(o: &Observed) -> Plan {
+    match plan(o) {
+        Plan::Do(Step::RemoveMember { .. }) if o.spec.size < 3 => {
+            let etcd_operator_plan::Etcd::Known { members, .. } = &o.etcd else { return plan(o) };
+            let leads = |m: &&etcd_operator_plan::EtcdMember| {
+                matches!(m.health, etcd_operator_plan::EtcdHealth::Healthy { is_leader: true, .. })
+            };
+            let leader = members.iter().find(leads).expect("a leader");
+            let seat = o.seats.iter().find(|s| leader.peer_urls.contains(&s.peer_url)).expect("its seat");
+            Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: leader.id })
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn scaling_in_by_the_leader_is_flagged() {
+    let mut run = Run::new(&Setup::of(3, 3), plan);
+    assert_eq!(run.settle(6_000), Rest::Done);
+    run.plan_with(shrinks_from_the_front);
+    run.happen(&Event::Edit(Edit::Size(1)));
+    run.settle(6_000);
+    let found = run.world.trace.violations.iter().any(|v| matches!(v, Violation::LeaderRemoved { .. }));
     assert!(found, "{:#?}", run.world.trace.story);
 }
 

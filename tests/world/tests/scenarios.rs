@@ -157,6 +157,94 @@ fn one_grows_to_three_and_to_five_after_the_pivot() {
 }
 
 #[test]
+fn one_to_three_to_five_to_three_to_one_without_a_failed_write() {
+    let mut run = Run::new(&Setup::of(5, 1), plan);
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    for size in [3, 5, 3, 1] {
+        run.happen(&Event::Edit(Edit::Size(size)));
+        assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+        assert_pivoted(&run, size as usize);
+    }
+    assert_eq!(run.world.trace.failed, Vec::<u64>::new(), "{}", story(&run.world));
+    assert_eq!(run.world.trace.elections, 0, "{}", story(&run.world));
+}
+
+#[test]
+fn a_size_that_is_edited_back_and_forth_is_never_followed_below_the_quorum() {
+    let mut run = Run::new(&Setup::of(5, 3), plan);
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    for size in [5, 1, 4, 2, 5, 3].repeat(4) {
+        run.happen(&Event::Edit(Edit::Size(size)));
+        for _ in 0..25 {
+            pass(&mut run);
+        }
+    }
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    assert_pivoted(&run, 3);
+    assert_eq!(run.world.trace.failed, Vec::<u64>::new(), "{}", story(&run.world));
+}
+
+#[test]
+fn a_voter_whose_data_is_gone_is_replaced_on_its_node_whoever_led() {
+    for size in [3, 5] {
+        for node in 0..size as usize {
+            let mut run = Run::new(&Setup::of(size as usize, size), plan);
+            assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+            let before = run.world.member_on(node);
+            run.happen(&Event::Fault(Fault::Wipe(node)));
+            assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+            assert_pivoted(&run, size as usize);
+            assert_ne!(run.world.member_on(node), before, "{}", story(&run.world));
+        }
+    }
+}
+
+#[test]
+fn a_node_that_stays_away_is_replaced_by_another_and_its_member_stays_out_when_it_is_back() {
+    for (nodes, size) in [(4, 3), (6, 5)] {
+        let mut run = Run::new(&Setup::of(nodes, size), plan);
+        assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+        // The API server is on the first.
+        let lost = run.world.member_on(1).expect("a member");
+        run.happen(&Event::Fault(Fault::PowerCut(1)));
+        assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+        assert_pivoted(&run, size as usize);
+        assert!(run.world.member_on(nodes - 1).is_some(), "{}", story(&run.world));
+        run.happen(&Event::Fault(Fault::PowerOn(1)));
+        assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+        assert!(!run.world.raft.runs(lost), "{}", story(&run.world));
+        assert_eq!(run.world.member_on(1), None);
+    }
+}
+
+#[test]
+fn a_node_that_is_back_in_time_keeps_its_member() {
+    let mut run = Run::new(&Setup::of(4, 3), plan);
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    let member = run.world.member_on(1);
+    run.happen(&Event::Fault(Fault::PowerCut(1)));
+    for _ in 0..100 {
+        pass(&mut run);
+    }
+    run.happen(&Event::Fault(Fault::PowerOn(1)));
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    assert_eq!(run.world.member_on(1), member, "{}", story(&run.world));
+    assert_eq!(run.took("RemoveMember"), 0, "{}", story(&run.world));
+}
+
+#[test]
+fn a_node_that_stays_away_and_has_no_successor_is_waited_for() {
+    let mut run = Run::new(&Setup::of(3, 3), plan);
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    run.happen(&Event::Fault(Fault::PowerCut(2)));
+    let rest = run.settle(PASSES);
+    assert!(matches!(rest, Rest::Hold(HoldReason::MemberDown, _)), "{rest:?}\n{}", story(&run.world));
+    run.happen(&Event::Fault(Fault::PowerOn(2)));
+    assert_eq!(run.settle(PASSES), Rest::Done, "{}", story(&run.world));
+    assert_eq!(run.took("RemoveMember"), 0, "{}", story(&run.world));
+}
+
+#[test]
 fn a_seat_is_not_taken_away_by_a_controller_that_thought_so_before_another_one_filled_it() {
     let mut run = Run::new(&Setup::of(3, 3), plan);
     while run.world.api.seats.len() < 3 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use etcd_operator_world::histories::seed;
-use etcd_operator_world::shipped::{BootIs, Ending, Tale, When, Who, Wrong, tell};
+use etcd_operator_world::shipped::{After, BootIs, Ending, Tale, When, Who, Wrong, tell};
 use etcd_operator_world::{BootHost, Ms, Setup};
 
 /// Tales of one group in the sample.
@@ -239,7 +239,7 @@ fn the_controller_dies_in_each_call_around_an_eviction() {
 fn upgrade() -> &'static (Tale, Ending) {
     static UPGRADE: OnceLock<(Tale, Ending)> = OnceLock::new();
     UPGRADE.get_or_init(|| {
-        let base = Tale { upgrade: true, ..Tale::of(Setup::of(3, 3)) };
+        let base = Tale { after: After::Upgrade, ..Tale::of(Setup::of(3, 3)) };
         let reference = undisturbed(&base);
         (base, reference)
     })
@@ -264,11 +264,39 @@ fn whoever_dies_during_an_upgrade_all_keepers_are_handed_over_one_at_a_time() {
 
 #[test]
 fn two_controllers_hand_over_one_keeper_at_a_time() {
-    let ending = undisturbed(&Tale { upgrade: true, two_controllers: true, ..Tale::of(Setup::of(3, 3)) });
+    let ending = undisturbed(&Tale { after: After::Upgrade, two_controllers: true, ..Tale::of(Setup::of(3, 3)) });
     assert_eq!((ending.etcd_restarts, at_once(&ending)), (0, 1), "{:?}", ending.hand_overs);
 }
 
 /// How many keepers handed over at the same time.
 fn at_once(ending: &Ending) -> usize {
     ending.hand_overs.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// What happens after the pivot, with so many nodes and this size before.
+const CHANGES: [(usize, u32, After); 5] =
+    [(3, 1, After::Scale(3)), (3, 3, After::Scale(1)), (4, 3, After::Gone(1)), (3, 3, After::Wipe(0)), (3, 3, After::Wipe(2))];
+
+#[test]
+fn a_change_of_size_and_a_lost_member_end_as_wanted_whoever_dies() {
+    for (nodes, size, after) in CHANGES {
+        let base = Tale { after, ..Tale::of(Setup::of(nodes, size)) };
+        let reference = tell(&base);
+        assert_eq!(wrong(&reference), None, "{after:?}: {}", reference.story);
+        // A member that dies takes its connections with it.
+        let dies = matches!(after, After::Gone(_) | After::Wipe(_));
+        assert!(dies || reference.failed_writes == 0, "{after:?}: {}", reference.story);
+        let mut tales = deaths(&reference, Who::Controller(0), &base);
+        tales.extend(deaths(&reference, Who::Agent(2), &base));
+        tales.extend(power_cuts(&reference, Who::Controller(0), &base));
+        play(&format!("{after:?}, from {size}"), tales);
+    }
+}
+
+#[test]
+fn two_controllers_change_the_size_and_replace_members_together() {
+    for (nodes, size, after) in CHANGES {
+        let ending = tell(&Tale { after, two_controllers: true, ..Tale::of(Setup::of(nodes, size)) });
+        assert_eq!(wrong(&ending), None, "{after:?}: {}", ending.story);
+    }
 }

@@ -43,6 +43,8 @@ struct KeeperProcess {
     drain: Option<Draining>,
     binary: Binary,
     written: State,
+    /// IDs of the archive's orders that it has carried out.
+    archived: Vec<String>,
     /// Whose data lies there, and its MiB.
     data: Option<(String, u64)>,
 }
@@ -260,6 +262,7 @@ impl Disks {
             }
         }
         drain(process, world, node, &order);
+        archive(process, world, node, &order, &paths);
         process.binary.tick(now, &paths, &order);
         let state = state(process, world, node, &order);
         if process.written != state {
@@ -343,6 +346,20 @@ fn drain(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Or
     }
 }
 
+/// The data of a removed member goes into the archive, on order.
+fn archive(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Order, paths: &Paths) {
+    let Some(wanted) = &order.archive else { return };
+    let Some(keeper) = world.nodes[node].keeper.as_mut() else { return };
+    let is_removed = keeper.data.is_some_and(|d| keeper.removed.contains(&d));
+    if is_removed && !process.archived.contains(&wanted.id) {
+        process.archived.push(wanted.id.clone());
+        keeper.data = None;
+        let to = paths.archive().join(format!("{}-0", order.member_name));
+        let moved = fs::create_dir_all(paths.archive()).and_then(|()| fs::rename(paths.member(&order.member_name), to));
+        debug_assert!(moved.is_ok(), "{moved:?}");
+    }
+}
+
 fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> State {
     let keeper = world.nodes[node].keeper.clone().unwrap_or_default();
     let life = keeper.data.and_then(|d| world.raft.processes.get(&d)).map(|p| p.life);
@@ -352,6 +369,7 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
         (Run::Stop, _) => (Phase::Stopped, "OrderedToStop"),
         _ if is_removed => (Phase::Stopped, "Removed"),
         (_, Some(Life::Up { .. })) => (Phase::Running, "Started"),
+        _ if nodes::is_lost(world, node) => (Phase::Refused, "DataLost"),
         _ => (Phase::Waiting, "WaitToBeAdded"),
     };
     let hex = |ids: &[MemberId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -361,6 +379,7 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
     {
         consumed.push(drain.state.id.clone());
     }
+    consumed.extend(process.archived.iter().filter(|id| !process.written.consumed.contains(id)).cloned());
     State {
         format: FORMAT,
         reads_orders: vec![FORMAT],

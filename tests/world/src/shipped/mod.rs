@@ -69,6 +69,21 @@ pub enum BootIs {
     ForgottenProcess,
 }
 
+/// What happens after the pivot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// The operator is upgraded, its pods one after the other.
+    Upgrade,
+    /// `kubectl scale`.
+    Scale(u32),
+    /// The data of a node's member is gone.
+    Wipe(usize),
+    /// A node is gone for good.
+    Gone(usize),
+}
+
 /// What goes wrong when a call is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -97,8 +112,8 @@ pub struct Tale {
     pub boot_peer_url: Option<&'static str>,
     /// A node whose link carries a learner so many entries per second, and until when (ms of the tale).
     pub slow: Option<(usize, u64, Ms)>,
-    /// After the pivot the operator is upgraded, its pods one after the other; what goes wrong then goes wrong in the new pods.
-    pub upgrade: bool,
+    /// What happens after the pivot; what goes wrong then goes wrong in processes that begin with it.
+    pub after: After,
     /// What boot is.
     pub boot_is: BootIs,
 }
@@ -115,7 +130,7 @@ impl Tale {
             two_controllers: false,
             boot_peer_url: None,
             slow: None,
-            upgrade: false,
+            after: After::Nothing,
             boot_is: BootIs::AsSetUp,
         }
     }
@@ -136,9 +151,9 @@ pub struct Ending {
     pub restless: Vec<String>,
     /// After an upgrade: which node's keepers handed over, in this order, one word per node and spell.
     pub hand_overs: Vec<Vec<usize>>,
-    /// After an upgrade: etcd processes of ours that are not those from before it.
+    /// After the pivot: etcd processes of ours that are not those from before it.
     pub etcd_restarts: usize,
-    /// The calls of each process's first life (after an upgrade: as the new version), up to the end.
+    /// The calls of each process's first life (or its first after the pivot, if something happens then), up to the end.
     pub calls: BTreeMap<Who, Vec<String>>,
     /// What the Events say, in order.
     pub events: Vec<String>,
@@ -150,6 +165,8 @@ pub struct Ending {
 
 /// The controller's patience with a learner: less than its default, so that a tale is told sooner.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// The controller's grace with a node that is away: less than its default, too.
+const REPLACE_AFTER: Duration = Duration::from_secs(120);
 /// How long a process that died takes to be started again.
 const RESTART: Duration = Duration::from_secs(3);
 /// Within which a tale must have ended, ms: gRPC's longest backoff, the longest drains in vain, and room.
@@ -232,7 +249,7 @@ impl<'a> Stage<'a> {
         };
         let installer = (tale.boot_is == BootIs::Process).then_some(Who::Installer);
         for who in stage.everybody().into_iter().chain(installer) {
-            let wrong = stage.wrong(who).filter(|_| !tale.upgrade);
+            let wrong = stage.wrong(who).filter(|_| tale.after == After::Nothing);
             stage.start(who, wrong);
         }
         stage
@@ -270,6 +287,51 @@ impl<'a> Stage<'a> {
             if let Some(process) = self.processes.iter_mut().find(|p| p.who == who) {
                 process.first_life = process.calls.clone();
             }
+        }
+    }
+
+    /// Something befalls the cluster or its spec; all processes begin anew with it.
+    fn change(&mut self) {
+        match self.tale.after {
+            After::Scale(size) => {
+                let mut cluster = self.cluster();
+                cluster["spec"]["size"] = json!(size);
+                self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+                lock(&self.world).api.spec.size = size;
+            }
+            After::Wipe(node) => crate::nodes::wipe(&mut lock(&self.world), node),
+            After::Gone(node) => {
+                power_cut(&mut lock(&self.world), node);
+                let name = crate::nodes::name(node);
+                let mut object = self.store.get("nodes", "", &name).unwrap_or_default();
+                object["status"]["conditions"] = json!([{"type": "Ready", "status": "Unknown"}]);
+                self.store.put("nodes", "", &name, object);
+            }
+            After::Nothing | After::Upgrade => {}
+        }
+        {
+            let mut world = lock(&self.world);
+            let now = world.now;
+            world.trace.faults += 1;
+            world.trace.tell(now, format!("{:?}", self.tale.after));
+        }
+        for who in self.everybody() {
+            self.end(who);
+            if self.gone().map(Who::Agent) == Some(who) {
+                continue;
+            }
+            self.start(who, self.wrong(who));
+            if let Some(process) = self.processes.iter_mut().find(|p| p.who == who) {
+                process.first_life = process.calls.clone();
+            }
+        }
+    }
+
+    /// The node that never comes back.
+    fn gone(&self) -> Option<usize> {
+        match self.tale.after {
+            After::Gone(node) => Some(node),
+            After::Nothing | After::Upgrade | After::Scale(_) | After::Wipe(_) => None,
         }
     }
 
@@ -317,6 +379,7 @@ impl<'a> Stage<'a> {
                     default_repository: REPOSITORY.into(),
                     lease: LeaseTimes::default(),
                     learner_patience: PATIENCE,
+                    replace_after: REPLACE_AFTER,
                     binary: Some(self.disks.operator()),
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
@@ -341,9 +404,12 @@ impl<'a> Stage<'a> {
         let began = self.began;
         let mut complete = self.comes_to_rest().await;
         let before = self.etcd_processes();
-        if complete && self.tale.upgrade {
-            self.upgrade().await;
-            complete = self.comes_to_rest().await && self.is_upgraded();
+        if complete && self.tale.after != After::Nothing {
+            match self.tale.after {
+                After::Upgrade => self.upgrade().await,
+                _ => self.change(),
+            }
+            complete = self.comes_to_rest().await && (self.tale.after != After::Upgrade || self.is_upgraded());
         }
         let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
         let at = lock(&self.world).now;
@@ -417,7 +483,7 @@ impl<'a> Stage<'a> {
         if self.power_on_at.is_some_and(|at| now >= at) {
             self.power_on_at = None;
             let mut world = lock(&self.world);
-            (0..world.nodes.len()).for_each(|node| power_on(&mut world, node));
+            (0..world.nodes.len()).filter(|n| Some(*n) != self.gone()).for_each(|node| power_on(&mut world, node));
         }
         let ready: Vec<Who> = self.dead.iter().filter(|(_, at)| now >= *at).map(|(who, _)| *who).collect();
         for who in ready {
@@ -465,9 +531,11 @@ impl<'a> Stage<'a> {
         let conditions = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let is_true = |name: &str| conditions.iter().any(|c| c["type"] == name && c["status"] == "True");
         let world = lock(&self.world);
-        let power = world.nodes.iter().all(|n| n.on_since.is_some());
+        let power = world.nodes.iter().enumerate().all(|(n, node)| node.on_since.is_some() || self.gone() == Some(n));
+        let size =
+            world.our_voters().len() == world.api.spec.size as usize && world.raft.config.len() == world.our_voters().len();
         let up = world.api_answers() && world.our_voters().iter().all(|id| world.raft.serves(*id));
-        self.dead.is_empty() && power && up && is_true("PivotComplete") && is_true("Ready")
+        self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_true("Ready")
     }
 
     /// What happens in the minute after the end, when nothing should.

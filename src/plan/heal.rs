@@ -1,0 +1,83 @@
+//! Voters that do not come back are replaced (design D6, rule 4). Slow, paused or cut off is not dead: what proves a loss is a keeper that says
+//! that the data is gone, or a node that has been away for as long as its member.
+//!
+//! On the same node its peer URL is taken: remove, add a learner, promote. On another one the set is kept as long as etcd allows it: add a
+//! learner, let it catch up, remove the dead, promote. Beside one of three that is dead etcd takes no learner; there the dead goes first, which
+//! costs no tolerance. Each of these is done elsewhere (`seats.rs`, `grow.rs`); here is only what is lost, and when it goes.
+
+use crate::evict::is_gone;
+use crate::quorum::{is_healthy, may_remove, takes_a_learner};
+use crate::{EtcdMember, HoldReason, Observed, Plan, Readiness, Seat, Step, WaitFor, grow, seats};
+
+/// Takes what is lost out of the set, where nothing has to be added first.
+pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    if let Some(plan) = without_data(o, members) {
+        return Some(plan);
+    }
+    let (seat, member) = lost(o, members)?;
+    let is_first = !members.iter().any(|m| m.is_learner) && !takes_a_learner(o, members);
+    (is_first && seats::best(o, members).is_some()).then(|| remove(members, seat, member))
+}
+
+/// Removes a voter whose keeper says that its data is gone: it never runs again.
+pub(crate) fn without_data(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let is_lost = |(seat, m): &(&Seat, &EtcdMember)| !is_healthy(m) && seat.ordered == Some(m.id) && is_gone(seat);
+    voters(o, members).find(is_lost).map(|(seat, member)| remove(members, seat, member))
+}
+
+fn voters<'a>(o: &'a Observed, members: &'a [EtcdMember]) -> impl Iterator<Item = (&'a Seat, &'a EtcdMember)> {
+    o.seats.iter().filter_map(|s| Some((s, grow::listed(s, members).filter(|m| !m.is_learner)?)))
+}
+
+/// The lost voter that another node is to take over from: away for long enough, and its node with it. One at a time.
+pub(crate) fn lost<'a>(o: &'a Observed, members: &'a [EtcdMember]) -> Option<(&'a Seat, &'a EtcdMember)> {
+    let is_long = |seat: &Seat| seat.down_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= o.replace_after_ms);
+    let is_away = |seat: &Seat| {
+        let node = o.nodes.iter().find(|n| n.name == seat.node);
+        node.is_none_or(|n| n.readiness == Readiness::NotReady)
+    };
+    voters(o, members).filter(|(seat, m)| !is_healthy(m) && is_long(seat) && is_away(seat)).min_by_key(|(seat, _)| &seat.node)
+}
+
+/// How many seats there are to be: one more than `size` while another node takes over from a lost voter.
+pub(crate) fn wanted(o: &Observed, members: &[EtcdMember]) -> usize {
+    let size = o.spec.size as usize;
+    let ours = voters(o, members).count();
+    // More voters than wanted: the lost one goes without a successor.
+    let replaces = ours <= size && lost(o, members).is_some() && (o.seats.len() > size || seats::best(o, members).is_some());
+    size + usize::from(replaces)
+}
+
+/// Before its successor is promoted, the lost one goes.
+pub(crate) fn make_way(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    lost(o, members).map(|(seat, member)| remove(members, seat, member))
+}
+
+/// Nobody can take over: the set works on, with less tolerance.
+pub(crate) fn no_node(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let (seat, member) = lost(o, members)?;
+    Some(Plan::hold(
+        HoldReason::MemberDown,
+        format!(
+            "{} on {} is down, and its node too, and no other node can take its place (ready, not cordoned, with the labels of spec.pod.nodeSelector): bring the node back, add one, or lower spec.size",
+            member.id, seat.node
+        ),
+    ))
+}
+
+fn remove(members: &[EtcdMember], seat: &Seat, member: &EtcdMember) -> Plan {
+    if !may_remove(members, member.id) {
+        return Plan::hold(
+            HoldReason::ToleranceTooLow,
+            format!(
+                "{} on {} is lost, and removing it would leave too few healthy voters; bring the other unhealthy members back first",
+                member.id, seat.node
+            ),
+        );
+    }
+    // It did not answer, and may have led until just now.
+    if !members.iter().any(grow::leads) {
+        return Plan::wait(WaitFor::VotersHealthy);
+    }
+    Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: member.id })
+}

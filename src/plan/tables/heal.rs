@@ -1,0 +1,214 @@
+//! Voters that do not come back.
+
+use super::*;
+
+fn removes(o: &Observed, n: usize) {
+    does(o, Step::RemoveMember { node: name(n), member: id(n) });
+}
+
+/// Three voters, the first leads; the third is down, and its keeper says why.
+fn refused(reason: &str) -> Observed {
+    let mut o = after_the_pivot(3);
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    o.seats[2].keeper = KeeperView::Refused { reason: reason.into(), message: "gone".into() };
+    o
+}
+
+/// Three voters of which the third has been away for the grace, with its node; `nodes` nodes.
+fn away(nodes: usize) -> Observed {
+    let mut o = after_the_pivot(3);
+    o.nodes.truncate(nodes);
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    o.seats[2].down_since_ms = Some(NOW - GRACE);
+    o.nodes[2].readiness = Readiness::NotReady;
+    o.nodes[2].agent = AgentView::Silent;
+    o
+}
+
+/// The same of five voters.
+fn away_of_five(nodes: usize) -> Observed {
+    let mut o = after_the_pivot(5);
+    o.nodes = (1..=nodes).map(node).collect();
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    o.seats[2].down_since_ms = Some(NOW - GRACE);
+    o.nodes[2].readiness = Readiness::NotReady;
+    o
+}
+
+#[test]
+fn a_voter_without_its_data_is_removed_at_once_and_its_node_gets_a_new_one() {
+    for reason in ["DataLost", "StateLost"] {
+        let mut o = refused(reason);
+        removes(&o, 3);
+        members(&mut o).retain(|m| m.id != id(3));
+        does(&o, Step::Unseat { node: name(3) });
+        o.seats.pop();
+        o.nodes.truncate(3);
+        does(&o, Step::AssignSeats { nodes: vec![name(3)] });
+    }
+}
+
+#[test]
+fn what_may_pass_is_no_loss() {
+    let mut o = refused("ArchiveFull");
+    holds(&o, HoldReason::MemberRefused, "ArchiveFull");
+    // It answers: the keeper's word is of before.
+    o = refused("DataLost");
+    member(&mut o, 3).health = follower();
+    holds(&o, HoldReason::MemberRefused, "DataLost");
+    // The word is of an earlier member of the seat.
+    o = refused("DataLost");
+    o.seats[2].ordered = Some(MemberId(99));
+    does(&o, Step::StartMember { node: name(3), member: id(3) });
+}
+
+#[test]
+fn a_loss_beside_another_that_the_quorum_needs_is_held() {
+    let mut o = after_the_pivot(5);
+    member(&mut o, 5).health = EtcdHealth::Unknown;
+    o.seats[4].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "gone".into() };
+    removes(&o, 5);
+    member(&mut o, 4).health = EtcdHealth::Unknown;
+    removes(&o, 5);
+    // A list that was read just before the third died.
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    holds(&o, HoldReason::ToleranceTooLow, "bring the other unhealthy members back");
+}
+
+#[test]
+fn nothing_lost_is_removed_while_nobody_says_that_it_leads() {
+    let mut o = refused("DataLost");
+    member(&mut o, 1).health = follower();
+    waits(&o, WaitFor::VotersHealthy);
+}
+
+#[test]
+fn a_node_that_is_gone_is_replaced_by_another_the_dead_one_going_when_the_new_one_has_caught_up() {
+    let mut o = away_of_five(6);
+    does(&o, Step::AssignSeats { nodes: vec![name(6)] });
+    o.seats.push(seat(6));
+    does(&o, Step::AddLearner { node: name(6) });
+    list(&mut o, 6, learner(EtcdHealth::Unknown));
+    waits(&o, WaitFor::LearnerStarts);
+    member(&mut o, 6).health = lagging(500, Some(500));
+    waits(&o, WaitFor::LearnerCatchesUp);
+    member(&mut o, 6).health = follower();
+    removes(&o, 3);
+    members(&mut o).retain(|m| m.id != id(3));
+    does(&o, Step::Unseat { node: name(3) });
+    o.seats.remove(2);
+    does(&o, Step::Promote { node: name(6), member: id(6) });
+    member(&mut o, 6).is_learner = false;
+    assert_eq!(plan(&o), Plan::Done);
+}
+
+#[test]
+fn where_etcd_would_take_no_learner_beside_it_the_dead_one_goes_first() {
+    // Two of three are up: with a learner that counted as down, two of four would be.
+    let mut o = away(4);
+    removes(&o, 3);
+    members(&mut o).retain(|m| m.id != id(3));
+    does(&o, Step::Unseat { node: name(3) });
+    o.seats.remove(2);
+    does(&o, Step::AssignSeats { nodes: vec![name(4)] });
+    // Before 3.5.30 and 3.6.11, beside any.
+    let mut o = away_of_five(6);
+    o.adds_beside_dead = false;
+    removes(&o, 3);
+    // Not where nobody would come in its place.
+    holds(&away(3), HoldReason::MemberDown, "cp3");
+}
+
+#[test]
+fn a_node_that_was_deleted_is_gone_too() {
+    let mut o = away(4);
+    o.nodes.remove(2);
+    removes(&o, 3);
+    // But not while its member answers.
+    member(&mut o, 3).health = follower();
+    o.seats[2].down_since_ms = None;
+    assert_eq!(plan(&o), Plan::Done);
+}
+
+#[test]
+fn slow_paused_or_cut_off_is_not_dead() {
+    // Not for long enough.
+    let mut o = away(4);
+    o.seats[2].down_since_ms = Some(NOW - GRACE + 1);
+    waits(&o, WaitFor::VotersHealthy);
+    o.seats[2].down_since_ms = None;
+    waits(&o, WaitFor::VotersHealthy);
+    // Its node is there: etcd stands still, or waits for its disk.
+    let mut o = away(4);
+    o.nodes[2].readiness = Readiness::Ready;
+    waits(&o, WaitFor::VotersHealthy);
+    o.seats[2].keeper = KeeperView::Waiting { reason: "DiskMissing".into() };
+    waits(&o, WaitFor::VotersHealthy);
+    // No network yet is no loss either.
+    o.nodes[2].readiness = Readiness::NoNetworkYet;
+    waits(&o, WaitFor::VotersHealthy);
+}
+
+#[test]
+fn one_that_comes_back_in_the_middle_makes_its_successor_superfluous() {
+    let mut o = away(4);
+    o.seats.push(seat(4));
+    member(&mut o, 3).health = follower();
+    o.seats[2].down_since_ms = None;
+    does(&o, Step::Unseat { node: name(4) });
+    list(&mut o, 4, learner(follower()));
+    removes(&o, 4);
+}
+
+#[test]
+fn where_no_node_can_take_over_it_is_waited_for_and_said() {
+    let mut o = away(3);
+    holds(&o, HoldReason::MemberDown, "cp3");
+    o.nodes.push(node(4));
+    o.nodes[3].cordoned = true;
+    holds(&o, HoldReason::MemberDown, "add one");
+    o.nodes[3].cordoned = false;
+    removes(&o, 3);
+    // The size is lowered instead.
+    let mut o = away(3);
+    o.spec.size = 1;
+    removes(&o, 3);
+}
+
+#[test]
+fn the_place_of_a_lost_voter_crowds_no_zone() {
+    let mut o = away_of_five(7);
+    for (node, zone) in o.nodes.iter_mut().zip(["a", "b", "c", "a", "b", "b", "c"]) {
+        zone.clone_into(&mut node.zone);
+    }
+    does(&o, Step::AssignSeats { nodes: vec![name(7)] });
+}
+
+#[test]
+fn two_lost_ones_are_replaced_one_after_the_other() {
+    let mut o = away_of_five(7);
+    member(&mut o, 5).health = EtcdHealth::Unknown;
+    o.seats[4].down_since_ms = Some(NOW - GRACE);
+    o.nodes[4].readiness = Readiness::NotReady;
+    // Three of five: no learner is taken beside these two.
+    removes(&o, 3);
+    members(&mut o).retain(|m| m.id != id(3));
+    does(&o, Step::Unseat { node: name(3) });
+    o.seats.remove(2);
+    // Beside one of four it does.
+    does(&o, Step::AssignSeats { nodes: vec![name(6), name(7)] });
+    o.seats.extend([seat(6), seat(7)]);
+    does(&o, Step::AddLearner { node: name(6) });
+    list(&mut o, 6, learner(follower()));
+    removes(&o, 5);
+}
+
+#[test]
+fn of_more_voters_than_wanted_a_lost_one_goes_without_a_successor() {
+    let mut o = away_of_five(6);
+    o.spec.size = 4;
+    removes(&o, 3);
+    o = away_of_five(6);
+    o.spec.size = 3;
+    removes(&o, 3);
+}

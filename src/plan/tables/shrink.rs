@@ -1,0 +1,144 @@
+//! Scaling in after the pivot.
+
+use super::*;
+
+/// `voters` of ours, the first leads, and the size is now `size`.
+fn too_many(voters: u32, size: u32) -> Observed {
+    let mut o = after_the_pivot(voters);
+    o.spec.size = size;
+    o
+}
+
+fn removes(o: &Observed, n: usize) {
+    does(o, Step::RemoveMember { node: name(n), member: id(n) });
+}
+
+fn zones(o: &mut Observed, zones: &[&str]) {
+    o.nodes.iter_mut().zip(zones).for_each(|(node, zone)| node.zone = (*zone).to_owned());
+}
+
+#[test]
+fn the_last_follower_goes_and_the_leader_stays_down_to_one() {
+    removes(&too_many(5, 3), 5);
+    removes(&too_many(4, 3), 4);
+    removes(&too_many(3, 1), 3);
+    removes(&too_many(2, 1), 2);
+    assert_eq!(plan(&too_many(1, 1)), Plan::Done);
+}
+
+#[test]
+fn a_learner_goes_before_any_voter() {
+    let mut o = too_many(3, 1);
+    member(&mut o, 2).is_learner = true;
+    removes(&o, 2);
+}
+
+#[test]
+fn the_most_crowded_zone_gives_first_but_never_its_leader_before_a_follower() {
+    let mut o = too_many(5, 3);
+    zones(&mut o, &["a", "a", "b", "b", "b"]);
+    removes(&o, 5);
+    zones(&mut o, &["a", "b", "a", "c", "d"]);
+    removes(&o, 3);
+    let mut o = too_many(3, 1);
+    zones(&mut o, &["a", "a", "b"]);
+    removes(&o, 2);
+}
+
+#[test]
+fn a_member_that_is_down_goes_first_and_so_does_one_whose_node_is_about_to() {
+    let mut o = too_many(5, 3);
+    member(&mut o, 2).health = EtcdHealth::Unknown;
+    removes(&o, 2);
+    let mut o = too_many(5, 3);
+    o.nodes[2].cordoned = true;
+    removes(&o, 3);
+    o.nodes[2].cordoned = false;
+    o.nodes[3].readiness = Readiness::NotReady;
+    removes(&o, 4);
+}
+
+#[test]
+fn a_leader_on_a_cordoned_node_leads_no_more_before_it_goes() {
+    let mut o = too_many(3, 2);
+    o.nodes[0].cordoned = true;
+    does(&o, Step::MoveLeader { from: id(1), to: id(2) });
+    // Nobody has caught up.
+    for n in [2, 3] {
+        member(&mut o, n).health = lagging(101, Some(0));
+    }
+    waits(&o, WaitFor::VotersHealthy);
+    member(&mut o, 3).health = leader();
+    member(&mut o, 1).health = follower();
+    removes(&o, 1);
+}
+
+#[test]
+fn none_goes_while_none_of_those_that_stay_leads() {
+    let mut o = too_many(3, 2);
+    member(&mut o, 1).health = follower();
+    waits(&o, WaitFor::VotersHealthy);
+    // One that does not answer may lead.
+    member(&mut o, 1).health = EtcdHealth::Unknown;
+    waits(&o, WaitFor::VotersHealthy);
+    member(&mut o, 2).health = leader();
+    removes(&o, 1);
+}
+
+#[test]
+fn too_few_would_be_left() {
+    // Two of five are down: with one of these away two of four would be.
+    let mut o = too_many(5, 4);
+    for n in [2, 3] {
+        member(&mut o, n).health = EtcdHealth::Unknown;
+    }
+    removes(&o, 3);
+    // Two of three are on nodes that somebody is about to take down.
+    let mut o = too_many(3, 2);
+    o.nodes[0].cordoned = true;
+    o.nodes[1].cordoned = true;
+    holds(&o, HoldReason::ToleranceTooLow, "set spec.size back to 3");
+    holds(&o, HoldReason::ToleranceTooLow, "cp1");
+}
+
+#[test]
+fn an_api_server_keeps_a_member_that_it_lists() {
+    let mut o = too_many(3, 2);
+    o.api_servers = vec![ApiServer { node: name(1), lists: vec![id(1), id(2), id(3)] }];
+    removes(&o, 3);
+    o.api_servers.push(ApiServer { node: name(3), lists: vec![id(3)] });
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp3");
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "set spec.size back to 3");
+    // One that lists none of ours loses nothing.
+    o.api_servers[1].lists = Vec::new();
+    removes(&o, 3);
+    // The other one that it lists is down.
+    let mut o = too_many(4, 3);
+    o.api_servers = vec![ApiServer { node: name(3), lists: vec![id(2), id(4)] }];
+    removes(&o, 4);
+    o.nodes[1].cordoned = true;
+    o.nodes[3].cordoned = true;
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp4");
+}
+
+#[test]
+fn nothing_is_removed_beside_a_foreign_member() {
+    let mut o = too_many(3, 2);
+    members(&mut o).push(EtcdMember {
+        id: MemberId(0x66),
+        name: "stranger".into(),
+        peer_urls: vec!["https://10.9.9.9:2380".into()],
+        is_learner: false,
+        health: follower(),
+    });
+    holds(&o, HoldReason::UnknownMember, "https://10.9.9.9:2380");
+}
+
+#[test]
+fn the_seat_of_a_removed_member_is_given_back() {
+    let mut o = too_many(3, 2);
+    members(&mut o).retain(|m| m.id != id(3));
+    does(&o, Step::Unseat { node: name(3) });
+    o.seats.pop();
+    assert_eq!(plan(&o), Plan::Done);
+}
