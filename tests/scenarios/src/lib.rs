@@ -23,6 +23,12 @@ impl Stage {
         Self::new(&Options { boot_node: boot_node.to_owned(), ..Options::default() })
     }
 
+    /// So many nodes, boot on `cp1`.
+    #[must_use]
+    pub fn on(nodes: u8) -> Self {
+        Self::new(&Options { nodes, ..Options::default() })
+    }
+
     /// The same, with API servers that list only boot.
     #[must_use]
     pub fn with_api_server_on_boot_only() -> Self {
@@ -173,6 +179,39 @@ impl Stage {
         let (wanted, timeout) = (format!("--for=condition={condition}"), format!("--timeout={}s", limit.as_secs()));
         let done = self.bed.kubectl(&["wait", &wanted, &timeout, "-n", "kube-system", "etcd/kube-etcd"]);
         assert!(done.is_ok(), "{condition} did not come true: {}", self.explain());
+    }
+
+    /// A setting of the controller's, which begins anew with it.
+    pub fn set(&self, name: &str, value: &str) {
+        let patch = json!({"data": {name: value}}).to_string();
+        let done = |args: &[&str]| self.bed.kubectl(args).map(drop).unwrap();
+        done(&["patch", "configmap", "etcd-operator", "-n", "kube-system", "--type=merge", "-p", &patch]);
+        done(&["rollout", "restart", "-n", "kube-system", "deployment/etcd-operator-controller"]);
+        done(&["rollout", "status", "-n", "kube-system", "--timeout=180s", "deployment/etcd-operator-controller"]);
+    }
+
+    /// `kubectl scale`, and what comes of it: so many members, all healthy.
+    pub fn scale(&self, size: usize, limit: Duration) {
+        self.bed.kubectl(&["scale", "etcd/kube-etcd", "-n", "kube-system", &format!("--replicas={size}")]).unwrap();
+        self.until(&format!("{size} members"), limit, || {
+            let cluster = self.cluster();
+            let is_done = cluster["status"]["observedGeneration"] == cluster["metadata"]["generation"];
+            is_done && self.members().len() == size && cluster["status"]["size"] == size
+        });
+        self.wait_for("Ready", limit);
+    }
+
+    /// The node whose member leads.
+    #[must_use]
+    pub fn leader(&self) -> String {
+        let leads = |ip: &str| {
+            let answer = self.bed.etcdctl(&format!("https://{ip}:2379"), &["endpoint", "status", "-w", "json"]);
+            let status: Value = answer.ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+            let status = &status[0]["Status"];
+            status["leader"].is_u64() && status["leader"] == status["header"]["member_id"]
+        };
+        let nodes = self.bed.options().all();
+        nodes.into_iter().find(|n| leads(&n.ip())).expect("a leader").name
     }
 
     /// Waits until the operator runs.
@@ -330,7 +369,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 21] = [
+const SAMPLED: [&str; 23] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -352,6 +391,8 @@ const SAMPLED: [&str; 21] = [
     "a_plain_boot_and_three_members",
     "a_plain_boot_and_one_member_beside_it",
     "the_pivot_command_dies_right_after_it_signalled_boot",
+    "one_to_three_to_five_to_three_to_one",
+    "lost_members_are_replaced",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

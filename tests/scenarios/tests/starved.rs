@@ -14,10 +14,7 @@ fn a_starved_learner_is_evicted_and_another_node_takes_its_place() {
     let stage = Stage::with_crashing_operator_on(4);
     let kubectl = |args: &[&str]| stage.bed.kubectl(args).unwrap();
     // The shortest patience there is: nobody wants to wait 5 min for this.
-    let patience = r#"{"data":{"ETCD_OPERATOR_LEARNER_PATIENCE":"60"}}"#;
-    kubectl(&["patch", "configmap", "etcd-operator", "-n", "kube-system", "--type=merge", "-p", patience]);
-    kubectl(&["rollout", "restart", "-n", "kube-system", "deployment/etcd-operator-controller"]);
-    kubectl(&["rollout", "status", "-n", "kube-system", "--timeout=180s", "deployment/etcd-operator-controller"]);
+    stage.set("ETCD_OPERATOR_LEARNER_PATIENCE", "60");
 
     let verdict = stage.under_witness(
         Some(3),
