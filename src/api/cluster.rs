@@ -30,7 +30,10 @@ use crate::condition::Condition;
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Pivot","type":"string","jsonPath":".status.pivot.phase"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Leader","type":"string","jsonPath":".status.memberStates[?(@.leader==true)].name","priority":1}"#,
+    printcolumn = r#"{"name":"Unready","type":"string","jsonPath":".status.members.unready","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(oldSelf.selfHosted) || has(self.selfHosted)")
@@ -228,6 +231,10 @@ pub struct EtcdClusterStatus {
     /// Members by readiness.
     #[serde(default)]
     pub members: Members,
+    /// Each member that etcd lists, as it was last seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub member_states: Vec<MemberState>,
     /// Version that all members run.
     #[serde(default)]
     pub current_version: String,
@@ -267,6 +274,51 @@ pub struct Members {
     /// All others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unready: Vec<String>,
+}
+
+/// A member that etcd lists.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberState {
+    /// Its ID, hex.
+    pub id: String,
+    /// Its name; empty until it has started.
+    #[serde(default)]
+    pub name: String,
+    /// The node that carries it; empty if none of the cluster's does.
+    #[serde(default)]
+    pub node: String,
+    /// What it is.
+    pub role: MemberRole,
+    /// Whether it answers, knows a leader and raises no alarm.
+    pub healthy: bool,
+    /// Why it is not, for a human.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Whether it leads.
+    #[serde(default)]
+    pub leader: bool,
+    /// etcd's version there; empty while it does not answer.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Size of its database in MiB when anything else here changed last: by itself a size that grows is written nowhere but in metrics.
+    #[serde(default, rename = "dbSizeMiB", skip_serializing_if = "Option::is_none")]
+    pub db_size_mib: Option<i64>,
+    /// When role or health changed last, RFC 3339.
+    pub last_transition_time: String,
+}
+
+/// What a member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum MemberRole {
+    /// It votes.
+    Voter,
+    /// It has no vote yet.
+    Learner,
+    /// The installer's temporary etcd.
+    Boot,
+    /// The operator did not add it.
+    Foreign,
 }
 
 /// The move from boot to members of our own.

@@ -13,7 +13,7 @@ use super::etcd::is_distrust;
 use super::memory::Memory;
 use super::observe::View;
 use super::words::{step_words, unhealthy_voters, wait_words};
-use super::{Context, ControllerError, api_error, hand_over, members};
+use super::{Context, ControllerError, api_error, hand_over, member_states, members};
 use crate::clock;
 
 /// The status that belongs to what was seen and planned.
@@ -33,6 +33,7 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
             ready: reading.members.iter().filter(ready).map(|(m, _)| name(m)).collect(),
             unready: reading.members.iter().filter(|m| !ready(m)).map(|(m, _)| name(m)).collect(),
         };
+        status.member_states = member_states::compute(view, reading);
         status.members.ready.sort();
         status.members.unready.sort();
         status.size = count(status.members.ready.len());
