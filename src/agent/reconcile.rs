@@ -31,6 +31,9 @@ const FAST_TICK: Duration = Duration::from_millis(500);
 /// How often API servers are looked for: all processes are looked at.
 const API_SERVERS_EVERY: Duration = Duration::from_secs(10);
 
+/// How long an API server may be away and still counts as one that is being started again.
+const API_SERVER_RESTARTS_WITHIN: Duration = Duration::from_secs(600);
+
 /// What is remembered about one EtcdMember between passes.
 pub(crate) struct Memory {
     agent: Arc<Agent>,
@@ -40,7 +43,15 @@ pub(crate) struct Memory {
     echo: Option<(String, i64)>,
     boot: Boot,
     preflight: Job<PreflightStatus>,
-    api_servers: Option<(clock::Instant, Vec<ApiServerStatus>)>,
+    api_servers: Option<ApiServersSeen>,
+}
+
+struct ApiServersSeen {
+    /// When they were looked for last.
+    looked: clock::Instant,
+    /// When one was there last.
+    there: clock::Instant,
+    lists: Vec<ApiServerStatus>,
 }
 
 impl Memory {
@@ -73,10 +84,11 @@ impl Memory {
         }
 
         let (agent, subject) = (Arc::clone(&self.agent), Arc::clone(member));
+        let look = self.api_servers.as_ref().is_none_or(|seen| clock::instant().duration_since(seen.looked) >= API_SERVERS_EVERY);
         let place = Place::new(&self.agent, &member.spec.cluster_name, &self.changed);
         let pki = place.pki().to_owned();
         // Disks can stall for seconds: not on the threads that carry timers and connections.
-        let mut seen = tokio::task::spawn_blocking(move || on_disk(&agent, &subject, &pki)).await.unwrap_or_else(|error| {
+        let mut seen = tokio::task::spawn_blocking(move || on_disk(&agent, &subject, &pki, look)).await.unwrap_or_else(|error| {
             let problem = Problem::new(Reason::NodeFiles, format!("the pass ended early: {error}; see the agent's log"));
             Seen { problems: vec![problem], ..Seen::default() }
         });
@@ -93,9 +105,7 @@ impl Memory {
         if let Some(spec) = &member.spec.boot {
             status.boot = Some(self.boot.pass(&place, spec));
         }
-        if member.spec.role != Role::Boot {
-            status.api_servers = self.api_servers();
-        }
+        status.api_servers = self.api_servers(seen.api_servers, &before);
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);
         explain(&mut status, &seen.problems);
@@ -127,19 +137,18 @@ impl Memory {
         }
     }
 
-    /// Their `--etcd-servers`, in an order of their own: at rest the same as before.
-    fn api_servers(&mut self) -> Vec<ApiServerStatus> {
+    /// The API servers of this node. One that is being started again is not none: what was seen last counts for a while.
+    fn api_servers(&mut self, found: Option<Vec<ApiServerStatus>>, before: &EtcdMemberStatus) -> Vec<ApiServerStatus> {
         let now = clock::instant();
-        if let Some((at, found)) = &self.api_servers
-            && now.duration_since(*at) < API_SERVERS_EVERY
-        {
-            return found.clone();
+        let last =
+            self.api_servers.get_or_insert_with(|| ApiServersSeen { looked: now, there: now, lists: before.api_servers.clone() });
+        if let Some(found) = found {
+            last.looked = now;
+            if !found.is_empty() || now.duration_since(last.there) >= API_SERVER_RESTARTS_WITHIN {
+                (last.there, last.lists) = (now, found);
+            }
         }
-        let lists = find::api_servers(&self.agent.args.proc);
-        let mut found: Vec<_> = lists.into_iter().map(|etcd_servers| ApiServerStatus { etcd_servers }).collect();
-        found.sort();
-        self.api_servers = Some((now, found.clone()));
-        found
+        last.lists.clone()
     }
 
     fn count(&self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
@@ -183,16 +192,23 @@ struct Seen {
     file_system: Option<String>,
     keeper: Option<KeeperStatus>,
     data: Option<DataSize>,
+    /// `None` = not looked for.
+    api_servers: Option<Vec<ApiServerStatus>>,
     problems: Vec<Problem>,
 }
 
-fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path) -> Seen {
+fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look: bool) -> Seen {
     let args = &agent.args;
     // Read here for the first time, for the status.
     agent.binary.own();
     let spec = &member.spec;
     let paths = args.paths(&spec.cluster_name);
     let mut seen = Seen::default();
+    if look && spec.role != Role::Boot {
+        let lists = find::api_servers(&args.proc).into_iter().map(|etcd_servers| ApiServerStatus { etcd_servers });
+        // In an order of their own: at rest the same as before.
+        seen.api_servers = Some(lists.collect::<std::collections::BTreeSet<_>>().into_iter().collect());
+    }
     let (pki, servers) = match spec.role {
         Role::Boot => (boot_pki.to_owned(), Servers::No),
         Role::Candidate | Role::Member => (paths.pki(), Servers::Yes),

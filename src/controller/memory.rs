@@ -31,6 +31,12 @@ pub(crate) struct Memory {
     pub(crate) healthy_since: HashMap<u64, u64>,
     /// Since when each voter has not been healthy, and when that was seen last (ms).
     pub(crate) down: HashMap<u64, (u64, u64)>,
+    /// Since when the node of each seat has been away, and when that was seen last (ms), by its name.
+    pub(crate) away: HashMap<String, (u64, u64)>,
+    /// How often in a row a keeper left an order to stop its member unanswered, by member ID.
+    pub(crate) drains_in_vain: HashMap<u64, u32>,
+    /// Agents that were asked whether a member's data is really gone, by member ID: the nonce, and whether it came back with a yes.
+    pub(crate) losses: HashMap<u64, (String, bool)>,
     /// How each learner gets on.
     pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
@@ -39,8 +45,8 @@ pub(crate) struct Memory {
     pub(crate) preflight: Option<(String, u64)>,
     /// What failed in the preflight before it, which is being repeated.
     pub(crate) preflight_failed: Option<String>,
-    /// A step that was refused in a way that passes, and until when it is not tried again, ms.
-    pub(crate) refused: Option<(Step, u64)>,
+    /// A step that was refused in a way that passes.
+    pub(crate) refused: Option<Refused>,
     /// Since when etcd has not answered this replica while the API did, and when that was seen last, ms.
     pub(crate) etcd_silent: Option<(u64, u64)>,
     /// Since when boot has been seen signalled, ms.
@@ -59,6 +65,15 @@ pub(crate) struct Memory {
     pub(crate) last_event: String,
 }
 
+/// A step that was refused in a way that passes.
+pub(crate) struct Refused {
+    pub(crate) step: Step,
+    /// Until when it is not tried again, ms.
+    pub(crate) until: u64,
+    /// How often in a row.
+    pub(crate) times: u32,
+}
+
 impl Memory {
     pub(crate) fn new(dial: Arc<dyn Dial>, turn: u64) -> Self {
         Self {
@@ -70,6 +85,9 @@ impl Memory {
             lags: HashMap::new(),
             healthy_since: HashMap::new(),
             down: HashMap::new(),
+            away: HashMap::new(),
+            drains_in_vain: HashMap::new(),
+            losses: HashMap::new(),
             progress: HashMap::new(),
             gate: None,
             preflight: None,

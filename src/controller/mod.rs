@@ -7,6 +7,7 @@ mod etcd;
 mod hand_over;
 mod leader;
 mod lease;
+mod losses;
 mod member_states;
 mod members;
 mod memory;

@@ -31,6 +31,8 @@ pub(crate) struct View {
     pub(crate) cluster: EtcdCluster,
     /// Its status (never absent here).
     pub(crate) status: EtcdClusterStatus,
+    /// All nodes.
+    pub(crate) all_nodes: Vec<Node>,
     /// Eligible nodes.
     pub(crate) nodes: Vec<Node>,
     /// The node on which boot runs, if it is one of the cluster's.
@@ -67,6 +69,18 @@ impl View {
             self.members.iter().filter(|m| m.spec.role == Role::Member && m.spec.seat.is_some()).collect();
         seats.sort_by(|a, b| a.spec.node_name.cmp(&b.spec.node_name));
         seats
+    }
+
+    /// Whether a node is NotReady or deleted, whatever its labels.
+    fn is_away(&self, node: &str) -> bool {
+        let node = self.all_nodes.iter().find(|n| n.name_any() == node);
+        node.is_none_or(|n| readiness(n) == plan::Readiness::NotReady)
+    }
+
+    /// Whether somebody is about to take a node down, or something has.
+    pub(crate) fn is_leaving(&self, node: &str) -> bool {
+        let cordoned = |n: &Node| n.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+        self.is_away(node) || self.all_nodes.iter().any(|n| n.name_any() == node && cordoned(n))
     }
 
     /// The EtcdMember of a node.
@@ -124,9 +138,10 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
     let boot_node = boot_ip.and_then(|ip| all_nodes.iter().find(|n| ips(n).contains(&ip))).map(ResourceExt::name_any);
     let wanted_labels = cluster.spec.node_selector();
     let nodes = all_nodes
-        .into_iter()
+        .iter()
         .filter(|n| wanted_labels.iter().all(|(k, v)| n.labels().get(k) == Some(v)))
         .filter(|n| !ips(n).is_empty())
+        .cloned()
         .collect();
     let ca = ca(context, &cluster, memory, now_ms).await?;
     let is_checked = status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some());
@@ -138,6 +153,7 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         now_ms,
         cluster,
         status,
+        all_nodes,
         nodes,
         boot_node,
         repository,
@@ -265,14 +281,30 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
     Ok(reading)
 }
 
-/// Notes who is down. Only what was looked at counts: after a break of a quarter of the grace it begins anew.
+/// Notes who is down, and whose node is away. Only what was looked at counts: after a break of a quarter of the grace it begins anew.
 fn note_down(view: &View, memory: &mut Memory, grace_ms: u64) {
     let Ok(reading) = &view.etcd else { return };
+    let is_recent = |seen: u64| view.now_ms.saturating_sub(seen) <= grace_ms / 4;
     let is_down = |(m, s): &&(Member, Option<MemberStatus>)| !m.is_learner && !s.as_ref().is_some_and(MemberStatus::is_healthy);
     let down: Vec<u64> = reading.members.iter().filter(is_down).map(|(m, _)| m.id.0).collect();
-    memory.down.retain(|id, (_, seen)| down.contains(id) && view.now_ms.saturating_sub(*seen) <= grace_ms / 4);
-    for id in down {
-        memory.down.entry(id).or_insert((view.now_ms, 0)).1 = view.now_ms;
+    memory.down.retain(|id, (_, seen)| down.contains(id) && is_recent(*seen));
+    for id in &down {
+        memory.down.entry(*id).or_insert((view.now_ms, 0)).1 = view.now_ms;
+    }
+    let mut away = Vec::new();
+    for seat in view.seats() {
+        let name = &seat.spec.node_name;
+        let is_down = seat.spec.seat.as_ref().and_then(|s| s.order.member_id.as_deref()?.parse::<MemberId>().ok());
+        // Away for the whole grace it stays so, until its member is healthy.
+        let is_given_up = |(since, _): &(u64, u64)| view.now_ms.saturating_sub(*since) >= grace_ms;
+        let stays = memory.away.get(name).is_some_and(is_given_up) && is_down.is_some_and(|id| down.contains(&id.0));
+        if view.is_away(name) || stays {
+            away.push(name.clone());
+        }
+    }
+    memory.away.retain(|name, (_, seen)| away.contains(name) && is_recent(*seen));
+    for name in away {
+        memory.away.entry(name).or_insert((view.now_ms, 0)).1 = view.now_ms;
     }
 }
 
@@ -305,7 +337,9 @@ fn api_servers(view: &View) -> Vec<plan::ApiServer> {
         lists.into_iter().map(move |server| (node.clone(), server.etcd_servers)).collect::<Vec<_>>()
     };
     let mut servers = Vec::new();
-    for object in view.members.iter().filter(|m| m.spec.role != Role::Boot) {
+    // What was said by a node that is gone for good says nothing.
+    let is_there = |m: &&EtcdMember| view.all_nodes.iter().any(|n| n.name_any() == m.spec.node_name);
+    for object in view.members.iter().filter(|m| m.spec.role != Role::Boot).filter(is_there) {
         for (node, list) in of_object(object) {
             let own = own(object, &list);
             let is_listed = |url: &String| list.contains(url) || own.as_ref() == Some(url);
@@ -331,11 +365,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
             preflight_only: hosted.preflight_only,
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
-        seats: view
-            .seats()
-            .into_iter()
-            .map(|m| super::structure::seat(memory, m, view.etcd.as_ref().ok().map(|r| r.cluster_id), args.binary.as_deref()))
-            .collect(),
+        seats: view.seats().into_iter().map(|m| super::structure::seat(view, memory, m, args.binary.as_deref())).collect(),
         boot: super::structure::boot(view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {

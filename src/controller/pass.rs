@@ -7,9 +7,9 @@ use etcd_operator_api::cluster::Intent;
 use etcd_operator_plan::{ClientCounts, Observed, Plan, Step, WaitFor};
 
 use super::act::Outcome;
-use super::memory::Memory;
+use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
-use super::{Context, ControllerError, act, endpoints as published, etcd, preflight, progress, status, structure};
+use super::{Context, ControllerError, act, endpoints as published, etcd, losses, preflight, progress, status, structure};
 use crate::clock;
 
 /// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
@@ -18,6 +18,10 @@ const INTENT_LASTS_MS: u64 = 30_000;
 const AFTER_STEP: Duration = Duration::from_millis(50);
 /// How soon after a refusal that passes, such as etcd's own wait of 5 s between two changes.
 const AFTER_REFUSAL: Duration = Duration::from_millis(300);
+
+/// After so many refusals of the same step it is tried less often: each try is two writes of the EtcdCluster.
+const REFUSALS: u32 = 20;
+const AFTER_MANY_REFUSALS: Duration = Duration::from_secs(5);
 
 /// How long etcd may be silent before another replica should try, ms: some passes, each of which asks for 2 s.
 const ETCD_SILENT_MS: u64 = 15_000;
@@ -33,7 +37,9 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
     progress::note(&view, memory, context.args.learner_patience_ms());
     if !view.cluster.spec.paused
-        && (structure::ensure(context, &view, memory).await? > 0 || progress::ensure(context, &view, memory).await? > 0)
+        && (structure::ensure(context, &view, memory).await? > 0
+            || losses::ensure(context, &view, memory).await? > 0
+            || progress::ensure(context, &view, memory).await? > 0)
     {
         return Ok(Some(AFTER_STEP));
     }
@@ -118,7 +124,7 @@ async fn disruptive(
 ) -> Result<Duration, ControllerError> {
     let Ok(reading) = &view.etcd else { return Ok(AFTER_STEP) };
     // Announcing a step is a write, and brings on the next pass: nothing is announced that would only be refused.
-    if memory.refused.as_ref().is_some_and(|(refused, until)| refused == step && view.now_ms < *until)
+    if memory.refused.as_ref().is_some_and(|refused| refused.step == *step && view.now_ms < refused.until)
         || !act::would_be_taken(view, memory, step)
     {
         return Ok(AFTER_REFUSAL);
@@ -152,10 +158,15 @@ async fn disruptive(
         status::event(context, view, seen, step, done.as_ref().err()).await;
     }
     Ok(match done? {
-        Outcome::Done => AFTER_STEP,
+        Outcome::Done => {
+            memory.refused = None;
+            AFTER_STEP
+        }
         Outcome::NotYet => {
-            let until = clock::now_ms() + u64::try_from(AFTER_REFUSAL.as_millis()).unwrap_or(0);
-            memory.refused = Some((step.clone(), until));
+            let times = memory.refused.take().filter(|refused| refused.step == *step).map_or(0, |refused| refused.times) + 1;
+            let pause = if times > REFUSALS { AFTER_MANY_REFUSALS } else { AFTER_REFUSAL };
+            let until = clock::now_ms() + u64::try_from(pause.as_millis()).unwrap_or(0);
+            memory.refused = Some(Refused { step: step.clone(), until, times });
             AFTER_REFUSAL
         }
     })

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::BootDrain;
+use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
 use etcd_operator_etcd::error::ErrorKind;
 use etcd_operator_etcd::ids::MemberId;
@@ -30,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What requests in flight get to finish between the signal and the removal: once that is applied, the others turn the member away (410
 /// Gone) and it stops its raft at once, drain or not. Seen on the bed as "raft: stopped". It votes on meanwhile, as the watch is open.
 const FINISH_WITHIN: Duration = Duration::from_millis(400);
+/// For the second look at a member that does not serve.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How long the watch is held open after the removal, so that requests in flight can finish.
 const HOLD_AFTER: Duration = Duration::from_millis(300);
 
@@ -189,11 +192,14 @@ pub(crate) async fn member(
     node: &NodeName,
     id: MemberId,
 ) -> Result<Outcome, ControllerError> {
-    let answers = view.status_of(id).is_some();
+    let serves = view.status_of(id).is_some_and(MemberStatus::is_healthy);
     let is_learner = view.etcd.iter().flat_map(|r| &r.members).any(|(m, _)| m.id == id && m.is_learner);
     let Some(object) = view.member_of(&node.0) else { return Err(ControllerError::Object(format!("{node} has no EtcdMember"))) };
-    // A learner serves no writes, and one that doesn't answer serves nothing: there is nothing to drain.
-    if is_learner || !answers {
+    // A learner serves no writes, and one that is down serves nothing: there is nothing to drain.
+    if is_learner || !serves {
+        if !is_still_so(view, memory, id, is_learner).await? || view.is_stale() {
+            return Ok(Outcome::NotYet);
+        }
         return listed(view, memory, id).await;
     }
     let leaving = leaving(view, memory, id).await?;
@@ -229,14 +235,28 @@ pub(crate) async fn member(
             }
         })
         .await?;
+        *memory.drains_in_vain.entry(id.0).or_default() += 1;
         return Ok(Outcome::NotYet);
     }
     let at = clock::instant();
     clock::sleep(FINISH_WITHIN).await;
     let removed = remove_now(&leaving, at).await;
+    match removed {
+        Ok(Outcome::Done) => drop(memory.drains_in_vain.remove(&id.0)),
+        Ok(Outcome::NotYet) | Err(_) => *memory.drains_in_vain.entry(id.0).or_default() += 1,
+    }
     clock::sleep(HOLD_AFTER).await;
     drop(watch);
     removed
+}
+
+/// The second look at a member that is to go without a drain: another controller may have promoted it, or it answers by now.
+async fn is_still_so(view: &View, memory: &mut Memory, id: MemberId, is_learner: bool) -> Result<bool, ControllerError> {
+    let now = super::act::any_voter(view, memory).await?.member_list(LOOK_WITHIN).await?;
+    let Some(member) = now.members.iter().find(|m| m.id == id && m.is_learner == is_learner) else { return Ok(false) };
+    let (false, Some(url)) = (is_learner, member.client_urls.first()) else { return Ok(true) };
+    let status = etcd::client(memory, url).await?.status(LOOK_WITHIN).await;
+    Ok(!status.is_ok_and(|s| s.member_id == id && s.is_healthy()))
 }
 
 /// MemberRemove of a member that serves nobody.

@@ -12,7 +12,7 @@ use super::endpoints::ready_voters;
 use super::etcd::is_distrust;
 use super::memory::Memory;
 use super::observe::View;
-use super::words::{step_words, unhealthy_voters, wait_words};
+use super::words::{step_words, unhealthy_voters, wait_words, why_removed};
 use super::{Context, ControllerError, api_error, hand_over, member_states, members};
 use crate::clock;
 
@@ -147,6 +147,7 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::SnapshotBoot) | Plan::Wait { what: WaitFor::BootSnapshot, .. } => "Snapshot",
         Plan::Do(Step::AssignSeats { .. }) | Plan::Wait { what: WaitFor::MembersPrepared | WaitFor::Agents, .. } => "Preparing",
         Plan::Do(Step::Unseat { .. }) if aborting => "Aborting",
+        Plan::Do(Step::RemoveMember { node, .. }) if why_removed(seen, node).1 => "Joining",
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
         // Only once boot is out.
         Plan::Do(Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. })
@@ -372,7 +373,12 @@ pub(crate) async fn replace(context: &Context, object: EtcdCluster) -> Result<Et
 
 /// An Event per membership step.
 pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step: &Step, error: Option<&ControllerError>) {
-    let usual = if matches!(step, Step::Evict { .. }) { EventType::Warning } else { EventType::Normal };
+    let is_loss = match step {
+        Step::Evict { .. } => true,
+        Step::RemoveMember { node, .. } => why_removed(seen, node).1,
+        _ => false,
+    };
+    let usual = if is_loss { EventType::Warning } else { EventType::Normal };
     let (type_, note) = match error {
         None => (usual, step_words(seen, step)),
         Some(error) => (EventType::Warning, format!("{}: {error}", step_words(seen, step))),

@@ -6,13 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use etcd_operator_api::member::{
     BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Role, RunSpec, Seat,
 };
-use etcd_operator_etcd::ids::ClusterId;
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips, is_fresh};
-use super::{Context, ControllerError, members, stopper};
+use super::{Context, ControllerError, losses, members, stopper};
+use crate::clock;
 use crate::pki::{self, Ca, Usage};
 
 /// An agent's word for an order that is older than the one on its node (`agent/problem.rs`).
@@ -44,6 +44,7 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     }
     for member in view.seats() {
         written += newer_order(context, member).await?;
+        written += forgotten_drain(context, view, member).await?;
         written += unstarted_pod(context, view, member).await?;
     }
     if let Some(member) = view.boot_member() {
@@ -146,6 +147,29 @@ async fn newer_order(context: &Context, member: &EtcdMember) -> Result<usize, Co
     Ok(usize::from(changed.spec != member.spec))
 }
 
+/// An order to stop a member that is still listed, and nobody is at it: its controller died. Its agent could read it at any later time.
+async fn forgotten_drain(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let (Some(seat), Ok(reading)) = (&member.spec.seat, &view.etcd) else { return Ok(0) };
+    let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
+    let Some(drain) = seat.order.drain.as_ref().filter(|id| !keeper.consumed.contains(id)) else { return Ok(0) };
+    let is_listed = reading.members.iter().any(|(m, _)| m.peer_urls.contains(&seat.order.peer_url));
+    let is_announced = view.status.intent.as_ref().is_some_and(|intent| {
+        intent.holder != context.args.holder && clock::parse_rfc3339(&intent.expires).is_some_and(|until| until > view.now_ms)
+    });
+    if !is_listed || is_announced || keeper.phase == "Draining" {
+        return Ok(0);
+    }
+    tracing::info!(member = %member.name_any(), drain, "an order to stop, left by a controller that is gone, is taken back");
+    members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            seat.order.sequence += 1;
+            seat.order.drain = None;
+        }
+    })
+    .await?;
+    Ok(1)
+}
+
 /// Boot's EtcdMember may be left over from an earlier EtcdCluster, whose endpoint was wrong; and after an abort the next pivot takes a
 /// snapshot of its own.
 async fn boot_orders(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
@@ -209,14 +233,19 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
 }
 
 /// A seat, as the planner takes it.
-pub(crate) fn seat(memory: &Memory, member: &EtcdMember, cluster: Option<ClusterId>, own_binary: Option<&str>) -> plan::Seat {
+pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary: Option<&str>) -> plan::Seat {
+    let cluster = view.etcd.as_ref().ok().map(|r| r.cluster_id);
+    let node = &member.spec.node_name;
     let order = member.spec.seat.as_ref().map(|s| &s.order);
     // Of another cluster's life it says nothing (design D4).
     let is_of_this = |o: &&OrderSpec| cluster.is_none_or(|id| o.cluster_id.as_deref() == Some(id.to_string().as_str()));
     let ordered = order.filter(is_of_this).and_then(|o| o.member_id.as_deref()).and_then(|id| u64::from_str_radix(id, 16).ok());
     let status = member.status.clone().unwrap_or_default();
     plan::Seat {
-        node: plan::NodeName(member.spec.node_name.clone()),
+        node: plan::NodeName(node.clone()),
+        away_since_ms: memory.away.get(node).map(|(since, _)| *since),
+        is_leaving: view.is_leaving(node),
+        drains_in_vain: ordered.and_then(|id| memory.drains_in_vain.get(&id)).copied().unwrap_or(0),
         member_name: order.map(|o| o.member_name.clone()).unwrap_or_default(),
         peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
         ordered: ordered.map(plan::MemberId),
@@ -259,6 +288,8 @@ fn keeper(memory: &Memory, member: &EtcdMember) -> plan::KeeperView {
     }
     match keeper.phase.as_str() {
         "Running" => plan::KeeperView::Running,
+        // What an agent said before may long be otherwise: it is asked first (`losses.rs`).
+        "Refused" if losses::is_unproven(memory, member, &keeper.reason) => plan::KeeperView::Waiting { reason: keeper.reason },
         "Refused" => plan::KeeperView::Refused { reason: keeper.reason, message: keeper.message },
         "Stopped" | "Draining" => plan::KeeperView::Stopped,
         _ => plan::KeeperView::Waiting { reason: keeper.reason },

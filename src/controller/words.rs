@@ -28,11 +28,30 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::RemoveBoot { .. } => "removing boot".into(),
         Step::WithdrawBootDrain => "taking back an order to stop boot".into(),
         Step::TombstoneBoot => "putting boot's manifest away".into(),
-        Step::RemoveMember { node, .. } => format!("removing the member on {node}"),
+        Step::RemoveMember { node, .. } => format!("removing the member on {node}: {}", why_removed(seen, node).0),
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
         Step::CallOffHandOver { node } => format!("no hand-over on {node} after all: not all members and nodes are well"),
+    }
+}
+
+/// Why a member of ours is removed, and whether it is lost.
+pub(super) fn why_removed(seen: &Observed, node: &plan::NodeName) -> (String, bool) {
+    let seat = seen.seats.iter().find(|s| s.node == *node);
+    let plan::Etcd::Known { members, .. } = &seen.etcd else { return (String::new(), false) };
+    let member = seat.and_then(|s| members.iter().find(|m| m.peer_urls.contains(&s.peer_url)));
+    let is_healthy = member.is_some_and(|m| matches!(m.health, plan::EtcdHealth::Healthy { .. }));
+    match seat {
+        Some(plan::Seat { keeper: plan::KeeperView::Refused { reason, message }, .. }) if !is_healthy => {
+            (format!("its data is gone ({reason}: {message})"), true)
+        }
+        Some(seat) if !is_healthy && seat.away_since_ms.is_some() => {
+            let since = seat.down_since_ms.map(clock::rfc3339).unwrap_or_default();
+            (format!("it has been down since {since}, and its node is away"), true)
+        }
+        _ if seen.spec.abort => ("back to boot".into(), false),
+        _ => (format!("spec.size is {}", seen.spec.size), false),
     }
 }
 

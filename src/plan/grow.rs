@@ -1,8 +1,9 @@
 //! Adding members: one at a time, learner first (design D6, rules 2 and 3).
 
-use crate::quorum::{is_healthy, may_promote};
+use crate::quorum::{is_healthy, may_promote, takes_a_learner};
 use crate::{
-    AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, heal, seats,
+    AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, SLOW_LOOK_MS, Seat, Step, WaitFor, heal,
+    seats,
 };
 
 /// Entries that a learner may lag behind the leader's commit index and still count as caught up. At 2,000 writes/s this is 50 ms.
@@ -26,16 +27,21 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember], promotion: Promotion) -
     if let Some(plan) = seats::give_back(o, members) {
         return Some(plan);
     }
+    // A learner in flight comes to its end before anything else is begun.
+    let (learning, others): (Vec<&Seat>, Vec<&Seat>) =
+        o.seats.iter().partition(|s| listed(s, members).is_some_and(|m| m.is_learner));
+    if let Some(plan) = learning.into_iter().find_map(|seat| one(o, members, seat, promotion)) {
+        return Some(plan);
+    }
     if let Some(plan) = seats::assign(o, members) {
         return Some(plan);
     }
     if let Some(plan) = prepared(o, members) {
         return Some(plan);
     }
-    // A learner in flight comes before the next one.
-    let mut seats: Vec<&Seat> = o.seats.iter().collect();
+    let mut seats = others;
     seats.sort_by_key(|s| (listed(s, members).is_none(), s.node.clone()));
-    seats.into_iter().find_map(|seat| one(o, members, seat, promotion))
+    seats.into_iter().find_map(|seat| one(o, members, seat, promotion)).or_else(|| seats::too_few(o))
 }
 
 /// The member of a seat, by its peer URL: names are empty until a member has started.
@@ -71,9 +77,7 @@ pub(crate) fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Pl
 /// Every seat's image, certificate and disk are proven before the first membership change of the lot.
 fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     for seat in o.seats.iter().filter(|s| listed(s, members).is_none()) {
-        // What a silent agent said before may be long past: its node may be off.
-        let answers = |n: &crate::Node| n.agent == AgentView::Fresh && n.readiness != crate::Readiness::NotReady;
-        if !o.nodes.iter().any(|n| n.name == seat.node && answers(n)) {
+        if !answers(o, seat) {
             return Some(Plan::wait(WaitFor::Agents));
         }
         match &seat.keeper {
@@ -83,6 +87,17 @@ fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         }
     }
     None
+}
+
+/// What a silent agent said before may be long past: its node may be off.
+fn answers(o: &Observed, seat: &Seat) -> bool {
+    let answers = |n: &crate::Node| n.agent == AgentView::Fresh && n.readiness != crate::Readiness::NotReady;
+    o.nodes.iter().any(|n| n.name == seat.node && answers(n))
+}
+
+/// Whether a learner could be added there now.
+pub(crate) fn is_prepared(o: &Observed, seat: &Seat) -> bool {
+    answers(o, seat) && !matches!(seat.keeper, KeeperView::NotPrepared { .. } | KeeperView::Refused { .. })
 }
 
 /// A member of ours whose keeper must not start it: only a human or a replacement helps.
@@ -103,6 +118,10 @@ fn one(o: &Observed, members: &[EtcdMember], seat: &Seat, promotion: Promotion) 
         // One membership change in flight: a learner that waits to be promoted keeps the next one out.
         if members.iter().any(|m| m.is_learner) {
             return None;
+        }
+        // It would be refused, again and again.
+        if !takes_a_learner(o, members) {
+            return Some(Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS / 5 });
         }
         return Some(Plan::Do(Step::AddLearner { node: seat.node.clone() }));
     };

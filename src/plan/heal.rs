@@ -1,22 +1,24 @@
 //! Voters that do not come back are replaced (design D6, rule 4). Slow, paused or cut off is not dead: what proves a loss is a keeper that says
 //! that the data is gone, or a node that has been away for as long as its member.
 //!
-//! On the same node its peer URL is taken: remove, add a learner, promote. On another one the set is kept as long as etcd allows it: add a
-//! learner, let it catch up, remove the dead, promote. Beside one of three that is dead etcd takes no learner; there the dead goes first, which
-//! costs no tolerance. Each of these is done elsewhere (`seats.rs`, `grow.rs`); here is only what is lost, and when it goes.
+//! On the same node its peer URL is taken: remove, add a learner, promote. On another one a successor is seated first, and proves its image,
+//! certificate and disk. Then the set is kept as long as etcd allows it: add the learner, let it catch up, remove the dead, promote. Beside one of
+//! three that is dead etcd takes no learner; there the dead goes first, which costs no tolerance. Each of these is done elsewhere (`seats.rs`,
+//! `grow.rs`); here is only what is lost, and when it goes.
 
 use crate::evict::is_gone;
 use crate::quorum::{is_healthy, may_remove, takes_a_learner};
-use crate::{EtcdMember, HoldReason, Observed, Plan, Readiness, Seat, Step, WaitFor, grow, seats};
+use crate::{EtcdMember, HoldReason, Observed, Plan, Seat, Step, WaitFor, grow};
 
-/// Takes what is lost out of the set, where nothing has to be added first.
+/// Takes what is lost out of the set, where that comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let Some(plan) = without_data(o, members) {
         return Some(plan);
     }
     let (seat, member) = lost(o, members)?;
-    let is_first = !members.iter().any(|m| m.is_learner) && !takes_a_learner(o, members);
-    (is_first && seats::best(o, members).is_some()).then(|| remove(members, seat, member))
+    let is_in_the_way = !members.iter().any(|m| m.is_learner) && !takes_a_learner(o, members);
+    let has_successor = o.seats.iter().any(|s| grow::listed(s, members).is_none() && grow::is_prepared(o, s));
+    (is_in_the_way && has_successor).then(|| remove(members, seat, member))
 }
 
 /// Removes a voter whose keeper says that its data is gone: it never runs again.
@@ -29,26 +31,21 @@ fn voters<'a>(o: &'a Observed, members: &'a [EtcdMember]) -> impl Iterator<Item 
     o.seats.iter().filter_map(|s| Some((s, grow::listed(s, members).filter(|m| !m.is_learner)?)))
 }
 
-/// The lost voter that another node is to take over from: away for long enough, and its node with it. One at a time.
+/// The lost voter that another node is to take over from: down for long enough, and its node away for as long. One at a time.
 pub(crate) fn lost<'a>(o: &'a Observed, members: &'a [EtcdMember]) -> Option<(&'a Seat, &'a EtcdMember)> {
-    let is_long = |seat: &Seat| seat.down_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= o.replace_after_ms);
-    let is_away = |seat: &Seat| {
-        let node = o.nodes.iter().find(|n| n.name == seat.node);
-        node.is_none_or(|n| n.readiness == Readiness::NotReady)
-    };
-    voters(o, members).filter(|(seat, m)| !is_healthy(m) && is_long(seat) && is_away(seat)).min_by_key(|(seat, _)| &seat.node)
+    let is_long = |since: Option<u64>| since.is_some_and(|at| o.now_ms.saturating_sub(at) >= o.replace_after_ms);
+    let is_lost = |(seat, m): &(&Seat, &EtcdMember)| !is_healthy(m) && is_long(seat.down_since_ms) && is_long(seat.away_since_ms);
+    voters(o, members).filter(is_lost).min_by_key(|(seat, _)| &seat.node)
 }
 
-/// How many seats there are to be: one more than `size` while another node takes over from a lost voter.
+/// How many seats there may be: one more than `size` while another node takes over from a lost voter. Of more voters than wanted it goes without
+/// a successor.
 pub(crate) fn wanted(o: &Observed, members: &[EtcdMember]) -> usize {
     let size = o.spec.size as usize;
-    let ours = voters(o, members).count();
-    // More voters than wanted: the lost one goes without a successor.
-    let replaces = ours <= size && lost(o, members).is_some() && (o.seats.len() > size || seats::best(o, members).is_some());
-    size + usize::from(replaces)
+    size + usize::from(voters(o, members).count() <= size && lost(o, members).is_some())
 }
 
-/// Before its successor is promoted, the lost one goes.
+/// Before a learner is promoted, the lost one goes.
 pub(crate) fn make_way(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     lost(o, members).map(|(seat, member)| remove(members, seat, member))
 }

@@ -143,6 +143,13 @@ pub struct Seat {
     pub no_progress_since_ms: Option<u64>,
     /// Since when its listed member has not been healthy, ms, as far as this observer has looked; `None` = it is.
     pub down_since_ms: Option<u64>,
+    /// Since when its node has been NotReady or deleted, ms, as far as this observer has looked; `None` = it is there. A node that was away for
+    /// [`Observed::replace_after_ms`] stays so until its member is healthy: else each flap would throw a successor away.
+    pub away_since_ms: Option<u64>,
+    /// Somebody is about to take its node down, or something has: cordoned, NotReady or deleted.
+    pub is_leaving: bool,
+    /// How often in a row its keeper was told to stop a member that is to go, and did not.
+    pub drains_in_vain: u32,
 }
 
 /// What a keeper says.

@@ -231,6 +231,8 @@ reasons! {
         UnknownMember,
         /// A voter is gone for good, as far as can be seen, and no node can take its place.
         MemberDown,
+        /// A keeper does not stop a member that is to go.
+        MemberNotStopped,
         /// An API server lists no other healthy voter than the one that would be removed.
         ApiServerWouldLoseEtcd,
         /// The CA Secret is missing or unusable.

@@ -1,6 +1,6 @@
 //! Quorum arithmetic: which membership steps are allowed (design D6, rule 1).
 
-use crate::{EtcdHealth, EtcdMember, MemberId, Observed, Readiness};
+use crate::{EtcdHealth, EtcdMember, MemberId, Observed};
 
 /// Votes needed among `voters`.
 #[must_use]
@@ -44,11 +44,7 @@ pub fn is_healthy(member: &EtcdMember) -> bool {
 /// The members as a voluntary step has to take them (rule 7): one whose node is cordoned or NotReady counts as down, as somebody is about to
 /// take it down, or something has.
 pub(crate) fn voluntary(o: &Observed, members: &[EtcdMember]) -> Vec<EtcdMember> {
-    let goes_down = |m: &EtcdMember| {
-        let seat = o.seats.iter().find(|s| m.peer_urls.contains(&s.peer_url));
-        let node = seat.and_then(|s| o.nodes.iter().find(|n| n.name == s.node));
-        node.is_some_and(|n| n.cordoned || n.readiness == Readiness::NotReady)
-    };
+    let goes_down = |m: &EtcdMember| o.seats.iter().any(|s| s.is_leaving && m.peer_urls.contains(&s.peer_url));
     let mut seen = members.to_vec();
     seen.iter_mut().filter(|m| goes_down(m)).for_each(|m| m.health = EtcdHealth::Unknown);
     seen

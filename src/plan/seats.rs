@@ -4,37 +4,44 @@ use std::collections::BTreeMap;
 
 use crate::{EtcdMember, HoldReason, Node, NodeName, Observed, Plan, Readiness, Step, evict, grow, heal};
 
-/// Gives seats until there are `size` of them, or says why that cannot be done. `None` = there are enough.
+/// Gives seats until there are as many as wanted. In a pivot all at once or none, so that nothing is begun that cannot be ended; after it to
+/// whichever nodes are free. `None` = there are enough, or no node is free.
 pub(crate) fn assign(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let wanted = heal::wanted(o, members);
-    if o.seats.len() >= wanted {
-        return None;
-    }
-    if o.nodes.is_empty() {
-        return Some(Plan::hold(
-            HoldReason::NoControlNode,
-            "no node matches spec.pod.nodeSelector; label the control nodes (node-role.kubernetes.io/control-plane) or change the selector",
-        ));
-    }
     let mut taken: Vec<NodeName> = o.seats.iter().map(|s| s.node.clone()).collect();
     let mut new = Vec::new();
     while taken.len() < wanted {
-        let Some(node) = free(o, members, &taken) else {
-            return Some(Plan::hold(
-                HoldReason::NotEnoughNodes,
-                format!(
-                    "spec.size is {}, but only {} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
-                    o.spec.size,
-                    taken.len(),
-                    o.nodes.len(),
-                    resting(o)
-                ),
-            ));
-        };
+        let Some(node) = free(o, members, &taken) else { break };
         taken.push(node.name.clone());
         new.push(node.name.clone());
     }
-    Some(Plan::Do(Step::AssignSeats { nodes: new }))
+    if taken.len() < o.spec.size as usize && o.boot.listed(members).is_some() {
+        return Some(not_enough(o, taken.len()));
+    }
+    if new.is_empty() { None } else { Some(Plan::Do(Step::AssignSeats { nodes: new })) }
+}
+
+/// Fewer seats than `size`, and no node for another.
+pub(crate) fn too_few(o: &Observed) -> Option<Plan> {
+    (o.seats.len() < o.spec.size as usize).then(|| not_enough(o, o.seats.len()))
+}
+
+fn not_enough(o: &Observed, seats: usize) -> Plan {
+    if o.nodes.is_empty() {
+        return Plan::hold(
+            HoldReason::NoControlNode,
+            "no node matches spec.pod.nodeSelector; label the control nodes (node-role.kubernetes.io/control-plane) or change the selector",
+        );
+    }
+    Plan::hold(
+        HoldReason::NotEnoughNodes,
+        format!(
+            "spec.size is {}, but only {seats} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
+            o.spec.size,
+            o.nodes.len(),
+            resting(o)
+        ),
+    )
 }
 
 /// Takes back, one by one, the seats whose member was removed: its ID is used up, and the next member has a name and an ID of its own, on
@@ -45,12 +52,6 @@ pub(crate) fn give_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let used_up = unlisted().find(|s| s.ordered.is_some());
     let goes = used_up.or_else(|| unlisted().filter(|_| too_many).max_by_key(|s| &s.node))?;
     Some(Plan::Do(Step::Unseat { node: goes.node.clone() }))
-}
-
-/// The node that would have a seat next.
-pub(crate) fn best<'a>(o: &'a Observed, members: &[EtcdMember]) -> Option<&'a Node> {
-    let taken: Vec<NodeName> = o.seats.iter().map(|s| s.node.clone()).collect();
-    free(o, members, &taken)
 }
 
 /// The free node in the least crowded zone; by name where zones are equal. Where a learner was evicted lately comes last. A lost voter crowds

@@ -3,10 +3,16 @@
 use std::cmp::Reverse;
 
 use crate::quorum::{is_healthy, may_remove, voluntary};
-use crate::{EtcdMember, HoldReason, NodeName, Observed, Plan, Seat, Step, WaitFor, grow, heal};
+use crate::{EtcdMember, FAST_LOOK_MS, HoldReason, MemberId, NodeName, Observed, Plan, Seat, Step, WaitFor, grow, heal};
 
-/// Scaling in, while there are more members than wanted: a learner first, as it has no vote; then a voter that is down, then the last follower
-/// in the most crowded zone, the leader last.
+/// A voter that has been unhealthy for less than this is looked at again before anything is decided, ms: a missed answer is no death, and who
+/// is taken for dead leaves without a drain.
+const DOWN_MS: u64 = 10_000;
+/// How often a keeper may leave an order to stop unanswered before a human has to look.
+const DRAINS: u32 = 3;
+
+/// Scaling in, while there are more members than wanted: a learner first, as it has no vote; then a voter that is down, then one whose node is
+/// leaving, then the last follower in the most crowded zone, the leader last.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let mut ours: Vec<(&Seat, &EtcdMember)> = o.seats.iter().filter_map(|s| grow::listed(s, members).map(|m| (s, m))).collect();
     if ours.len() <= heal::wanted(o, members) {
@@ -18,54 +24,84 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let Some(plan) = grow::unknown_members(o, members) {
         return Some(plan);
     }
-    let seen = voluntary(o, members);
-    let is_up = |m: &EtcdMember| seen.iter().any(|s| s.id == m.id && is_healthy(s));
+    let is_new = |s: &Seat| s.down_since_ms.is_none_or(|at| o.now_ms.saturating_sub(at) < DOWN_MS);
+    if ours.iter().any(|(s, m)| !is_healthy(m) && is_new(s)) {
+        return Some(Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: FAST_LOOK_MS * 5 });
+    }
     let zone = |node: &NodeName| o.nodes.iter().find(|n| n.name == *node).map(|n| n.zone.as_str());
     let zones: Vec<_> = ours.iter().map(|(seat, _)| zone(&seat.node)).collect();
     let crowd = |seat: &Seat| zones.iter().filter(|z| **z == zone(&seat.node)).count();
-    ours.sort_by_key(|(seat, m)| (is_up(m), grow::leads(m), Reverse(crowd(seat)), Reverse(&seat.node)));
-    let (seat, leaves) = ours.first()?;
-    let stay: Vec<&EtcdMember> = ours.iter().skip(1).map(|(_, m)| *m).filter(|m| is_up(m)).collect();
-    if !may_remove(&seen, leaves.id) {
-        let down: Vec<String> = ours.iter().filter(|(_, m)| !is_up(m)).map(|(s, _)| s.node.to_string()).collect();
-        return Some(Plan::hold(
-            HoldReason::ToleranceTooLow,
-            format!(
-                "removing {} on {} would leave too few healthy voters (down, cordoned or NotReady: {}); bring these back, or set spec.size back to {}",
-                leaves.id,
-                seat.node,
-                down.join(", "),
-                ours.len()
-            ),
-        ));
+    ours.sort_by_key(|(s, m)| (is_healthy(m), !s.is_leaving, grow::leads(m), Reverse(crowd(s)), Reverse(&s.node)));
+    let obstacles: Vec<Option<Plan>> = ours.iter().map(|(seat, m)| obstacle(o, members, &ours, seat, m)).collect();
+    let chosen = obstacles.iter().position(Option::is_none);
+    match chosen.and_then(|index| ours.get(index)) {
+        Some((seat, leaves)) => Some(remove(members, seat, leaves)),
+        None => obstacles.into_iter().next().flatten(),
     }
-    if let Some(plan) = would_lose_etcd(o, seat, leaves, &stay, ours.len()) {
-        return Some(plan);
-    }
+}
+
+/// The last step of a removal: nobody goes who leads, or may lead.
+fn remove(members: &[EtcdMember], seat: &Seat, leaves: &EtcdMember) -> Plan {
+    let stay: Vec<&EtcdMember> = members.iter().filter(|m| m.id != leaves.id && !m.is_learner).collect();
     if grow::leads(leaves) {
-        return Some(match crate::pivot::successor(&stay) {
+        return match crate::pivot::successor(&stay) {
             Some(to) => Plan::Do(Step::MoveLeader { from: leaves.id, to }),
             None => Plan::wait(WaitFor::VotersHealthy),
-        });
+        };
     }
     // One that did not answer may still lead: only a leader among those that stay proves that its removal ends no leadership.
     if !stay.iter().any(|m| grow::leads(m)) {
-        return Some(Plan::wait(WaitFor::VotersHealthy));
+        return Plan::wait(WaitFor::VotersHealthy);
     }
-    Some(Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: leaves.id }))
+    Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: leaves.id })
 }
 
-/// An API server that lists the member, and no healthy one of those that stay.
-fn would_lose_etcd(o: &Observed, seat: &Seat, leaves: &EtcdMember, stay: &[&EtcdMember], now: usize) -> Option<Plan> {
-    let loses = |lists: &[crate::MemberId]| lists.contains(&leaves.id) && !stay.iter().any(|m| lists.contains(&m.id));
-    let lost = o.api_servers.iter().find(|a| loses(&a.lists))?;
-    Some(Plan::hold(
-        HoldReason::ApiServerWouldLoseEtcd,
-        format!(
-            "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays: list all members there and restart it, or set spec.size back to {now}",
-            lost.node, leaves.id, seat.node
-        ),
-    ))
+/// Why a voter cannot go.
+fn obstacle(
+    o: &Observed,
+    members: &[EtcdMember],
+    ours: &[(&Seat, &EtcdMember)],
+    seat: &Seat,
+    leaves: &EtcdMember,
+) -> Option<Plan> {
+    let now = ours.len();
+    let seen = voluntary(o, members);
+    // What is down already costs nothing by going; what lives must leave enough that nobody is about to take down.
+    let is_safe = may_remove(members, leaves.id) && (!is_healthy(leaves) || may_remove(&seen, leaves.id));
+    if !is_safe {
+        let down = ours.iter().filter(|(s, m)| !is_healthy(m) || s.is_leaving).map(|(s, _)| s.node.to_string());
+        return Some(Plan::hold(
+            HoldReason::ToleranceTooLow,
+            format!(
+                "removing {} on {} would leave too few healthy voters (down, cordoned or NotReady: {}); bring these back, or set spec.size back to {now}",
+                leaves.id,
+                seat.node,
+                down.collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    }
+    if !is_healthy(leaves) {
+        return None;
+    }
+    let stays = |id: &MemberId| *id != leaves.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
+    if let Some(lost) = o.api_servers.iter().find(|a| a.lists.contains(&leaves.id) && !a.lists.iter().any(stays)) {
+        return Some(Plan::hold(
+            HoldReason::ApiServerWouldLoseEtcd,
+            format!(
+                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays: list all members there and restart it, or set spec.size back to {now}",
+                lost.node, leaves.id, seat.node
+            ),
+        ));
+    }
+    (seat.drains_in_vain >= DRAINS).then(|| {
+        Plan::hold(
+            HoldReason::MemberNotStopped,
+            format!(
+                "the keeper on {} was told {DRAINS} times to stop {} and did not: do the agent and the kubelet run there? Bring them back, or set spec.size back to {now}; a restart of the controller has it tried again",
+                seat.node, leaves.id
+            ),
+        )
+    })
 }
 
 /// Abort: learners first, then voters, the leader last, until only boot is listed; then the seats are given back.

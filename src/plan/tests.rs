@@ -173,6 +173,9 @@ fn seat(n: usize) -> Seat {
         problem: None,
         no_progress_since_ms: None,
         down_since_ms: None,
+        away_since_ms: None,
+        is_leaving: false,
+        drains_in_vain: 0,
     }
 }
 

@@ -45,23 +45,59 @@ fn the_most_crowded_zone_gives_first_but_never_its_leader_before_a_follower() {
     removes(&o, 2);
 }
 
+/// Down for so long that it is no missed answer.
+fn goes_down(o: &mut Observed, n: usize) {
+    member(o, n).health = EtcdHealth::Unknown;
+    o.seats[n - 1].down_since_ms = Some(NOW - 10_000);
+}
+
+fn is_leaving(o: &mut Observed, nodes: &[usize]) {
+    nodes.iter().for_each(|n| o.seats[n - 1].is_leaving = true);
+}
+
 #[test]
-fn a_member_that_is_down_goes_first_and_so_does_one_whose_node_is_about_to() {
+fn a_member_that_is_down_goes_first_then_one_whose_node_is_about_to() {
     let mut o = too_many(5, 3);
-    member(&mut o, 2).health = EtcdHealth::Unknown;
+    goes_down(&mut o, 2);
+    removes(&o, 2);
+    is_leaving(&mut o, &[5]);
     removes(&o, 2);
     let mut o = too_many(5, 3);
-    o.nodes[2].cordoned = true;
+    is_leaving(&mut o, &[3]);
     removes(&o, 3);
-    o.nodes[2].cordoned = false;
-    o.nodes[3].readiness = Readiness::NotReady;
-    removes(&o, 4);
+    // What is down costs nothing by going, whoever else is leaving.
+    let mut o = too_many(3, 2);
+    goes_down(&mut o, 2);
+    is_leaving(&mut o, &[3]);
+    removes(&o, 2);
+}
+
+#[test]
+fn a_missed_answer_is_looked_at_again() {
+    let mut o = too_many(5, 3);
+    goes_down(&mut o, 2);
+    for since in [None, Some(NOW), Some(NOW - 9_999)] {
+        o.seats[1].down_since_ms = since;
+        waits(&o, WaitFor::VotersHealthy);
+    }
+}
+
+#[test]
+fn a_keeper_that_never_stops_its_member_is_named() {
+    let mut o = too_many(3, 2);
+    o.seats.iter_mut().for_each(|s| s.drains_in_vain = 2);
+    removes(&o, 3);
+    o.seats.iter_mut().for_each(|s| s.drains_in_vain = 3);
+    holds(&o, HoldReason::MemberNotStopped, "keeper on cp3");
+    // Another one goes instead.
+    o.seats[1].drains_in_vain = 0;
+    removes(&o, 2);
 }
 
 #[test]
 fn a_leader_on_a_cordoned_node_leads_no_more_before_it_goes() {
     let mut o = too_many(3, 2);
-    o.nodes[0].cordoned = true;
+    is_leaving(&mut o, &[1]);
     does(&o, Step::MoveLeader { from: id(1), to: id(2) });
     // Nobody has caught up.
     for n in [2, 3] {
@@ -79,7 +115,7 @@ fn none_goes_while_none_of_those_that_stay_leads() {
     member(&mut o, 1).health = follower();
     waits(&o, WaitFor::VotersHealthy);
     // One that does not answer may lead.
-    member(&mut o, 1).health = EtcdHealth::Unknown;
+    goes_down(&mut o, 1);
     waits(&o, WaitFor::VotersHealthy);
     member(&mut o, 2).health = leader();
     removes(&o, 1);
@@ -87,16 +123,14 @@ fn none_goes_while_none_of_those_that_stay_leads() {
 
 #[test]
 fn too_few_would_be_left() {
-    // Two of five are down: with one of these away two of four would be.
     let mut o = too_many(5, 4);
     for n in [2, 3] {
-        member(&mut o, n).health = EtcdHealth::Unknown;
+        goes_down(&mut o, n);
     }
     removes(&o, 3);
     // Two of three are on nodes that somebody is about to take down.
     let mut o = too_many(3, 2);
-    o.nodes[0].cordoned = true;
-    o.nodes[1].cordoned = true;
+    is_leaving(&mut o, &[1, 2]);
     holds(&o, HoldReason::ToleranceTooLow, "set spec.size back to 3");
     holds(&o, HoldReason::ToleranceTooLow, "cp1");
 }
@@ -106,19 +140,29 @@ fn an_api_server_keeps_a_member_that_it_lists() {
     let mut o = too_many(3, 2);
     o.api_servers = vec![ApiServer { node: name(1), lists: vec![id(1), id(2), id(3)] }];
     removes(&o, 3);
-    o.api_servers.push(ApiServer { node: name(3), lists: vec![id(3)] });
+    o.api_servers = (1..=3).map(|n| ApiServer { node: name(n), lists: vec![id(n)] }).collect();
     holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp3");
     holds(&o, HoldReason::ApiServerWouldLoseEtcd, "set spec.size back to 3");
     // One that lists none of ours loses nothing.
-    o.api_servers[1].lists = Vec::new();
+    o.api_servers[2].lists = Vec::new();
     removes(&o, 3);
-    // The other one that it lists is down.
+    // Another one goes instead, where it can.
+    let mut o = too_many(5, 4);
+    o.api_servers = vec![ApiServer { node: name(5), lists: vec![id(5)] }];
+    removes(&o, 4);
+    // One that is down is no loss to anybody.
+    let mut o = too_many(3, 2);
+    o.api_servers = vec![ApiServer { node: name(3), lists: vec![id(3)] }];
+    goes_down(&mut o, 3);
+    removes(&o, 3);
+    // What stays must not be leaving either.
     let mut o = too_many(4, 3);
     o.api_servers = vec![ApiServer { node: name(3), lists: vec![id(2), id(4)] }];
     removes(&o, 4);
-    o.nodes[1].cordoned = true;
-    o.nodes[3].cordoned = true;
-    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp4");
+    is_leaving(&mut o, &[2]);
+    removes(&o, 2);
+    o.api_servers.push(ApiServer { node: name(2), lists: vec![id(2)] });
+    removes(&o, 3);
 }
 
 #[test]

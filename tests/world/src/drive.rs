@@ -348,7 +348,7 @@ impl Run {
             };
             last.push(format!("{} {plan:?}", self.world.now));
             let rests = match &plan {
-                Plan::Done | Plan::Hold { .. } => true,
+                Plan::Done | Plan::Hold { .. } => !self.world.is_to_try_again(),
                 Plan::Do(_) | Plan::Wait { .. } => false,
             };
             let pause = match &plan {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, PoisonError};
 
-use etcd_operator_plan::{MemberId, Plan, wait_ms};
+use etcd_operator_plan::{MemberId, Plan};
 use stateright::{Model, Property};
 
 use crate::raft::Life;
@@ -370,10 +370,7 @@ fn closes(state: &State, good: &Mutex<HashSet<u64>>) -> Result<(), String> {
                 continue;
             }
         };
-        // A node that waits after its evictions is tried again.
-        let nodes = &state.run.world.api;
-        let waits = |(at, count): (&Option<Ms>, &u32)| at.is_some_and(|at| now < at + wait_ms(*count, PATIENCE_MS));
-        if nodes.evicted.iter().zip(&nodes.evictions).any(waits) {
+        if state.run.world.is_to_try_again() {
             since = None;
             continue;
         }

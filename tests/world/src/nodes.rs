@@ -213,8 +213,12 @@ pub fn power_cut(world: &mut World, index: usize) {
     }
 }
 
-/// The data directory of a node's member is emptied. Not if it is needed: of three voters or more, while all the others have their data and run.
+/// The data directory of a node's member is emptied. Not if it is needed: of three voters or more, while all the others have their data and run,
+/// and boot is not just leaving.
 pub(crate) fn wipe(world: &mut World, index: usize) {
+    if world.boot_listed() && (world.boot.journal.is_some() || world.api.boot.drain_order.is_some()) {
+        return;
+    }
     let Some(data) = world.nodes.get(index).and_then(|n| n.keeper.as_ref()?.data) else { return };
     let others = || world.raft.voters().filter(|id| *id != data);
     let is_voter = world.raft.listed(data).is_some_and(|m| !m.learner);

@@ -28,6 +28,8 @@ pub struct Controller {
     pub(crate) progress: BTreeMap<MemberId, Progress>,
     /// Since when each voter has not been healthy, and when that was seen last.
     pub(crate) down: BTreeMap<MemberId, (Ms, Ms)>,
+    /// The same of the nodes of seats.
+    pub(crate) away: BTreeMap<usize, (Ms, Ms)>,
     pub(crate) cache: Option<Api>,
 }
 
@@ -42,6 +44,7 @@ impl Controller {
             lags: BTreeMap::new(),
             progress: BTreeMap::new(),
             down: BTreeMap::new(),
+            away: BTreeMap::new(),
             cache: None,
         }
     }
@@ -147,6 +150,10 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
+        away_since_ms: controller.away.get(&seat.node).map(|(since, _)| *since),
+        is_leaving: is_away(world, seat.node) || world.nodes[seat.node].cordoned,
+        // A drain is one instant here; `shipped/` has its ends.
+        drains_in_vain: 0,
         down_since_ms: seat.ordered.and_then(|id| controller.down.get(&id)).map(|(since, _)| *since),
     }
 }
@@ -212,6 +219,23 @@ fn note_down(world: &World, controller: &mut Controller, etcd: &Etcd) {
     for member in members.iter().filter(|m| down(&m.id)) {
         controller.down.entry(member.id).or_insert((world.now, world.now)).1 = world.now;
     }
+    // Away for the whole grace it stays so, until its member is healthy.
+    let is_given_up = |(since, _): &(Ms, Ms)| world.now - since >= REPLACE_AFTER_MS;
+    let is_down = |node: usize| world.member_on(node).is_some_and(|id| down(&id));
+    let away = |node: usize, known: &BTreeMap<usize, (Ms, Ms)>| {
+        is_away(world, node) || known.get(&node).is_some_and(is_given_up) && is_down(node)
+    };
+    let before = controller.away.clone();
+    controller.away.retain(|node, (_, seen)| away(*node, &before) && world.now - *seen <= REPLACE_AFTER_MS / 4);
+    for node in (0..world.nodes.len()).filter(|node| away(*node, &before)) {
+        controller.away.entry(node).or_insert((world.now, world.now)).1 = world.now;
+    }
+}
+
+/// The kubelet's Lease runs out.
+fn is_away(world: &World, node: usize) -> bool {
+    let node = &world.nodes[node];
+    node.on_since.is_none() || node.readiness == Readiness::NotReady
 }
 
 fn health(world: &World, listed: &Listed, before: &BTreeMap<MemberId, u64>) -> EtcdHealth {

@@ -94,6 +94,8 @@ pub struct Raft {
     pub names: BTreeMap<MemberId, String>,
     /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
     pub slow: BTreeMap<String, u64>,
+    /// `--strict-reconfig-check`, as far as removals go: a red case takes it away.
+    pub strict: bool,
     /// `--max-learners`, the same everywhere.
     pub max_learners: usize,
     pub(crate) term: u64,
@@ -114,6 +116,7 @@ impl Raft {
             commit: entries,
             names: BTreeMap::new(),
             slow: BTreeMap::new(),
+            strict: true,
             max_learners: 9,
             term: 1,
             leaderless_since: 0,
@@ -319,6 +322,11 @@ impl Raft {
         let started = |m: &&Listed| !m.learner && !m.name.is_empty() && m.id != id;
         let left = self.config.iter().filter(|m| !m.learner && m.id != id).count();
         if !member.learner && (left == 0 || self.config.iter().filter(started).count() < quorum_of(left)) {
+            return Err(Refusal::Unhealthy);
+        }
+        // One that is down is safe to remove; a living one must leave a quorum of living ones (`mayRemoveMember`).
+        let (voters, up) = self.voters().fold((0, 0), |(n, up), v| (n + 1, up + usize::from(self.runs(v))));
+        if self.strict && !member.learner && self.runs(id) && up - 1 < quorum_of(voters - 1) {
             return Err(Refusal::Unhealthy);
         }
         self.config.retain(|m| m.id != id);

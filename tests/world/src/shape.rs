@@ -192,6 +192,11 @@ impl<H: Hasher> Shape<'_, H> {
             self.age(*since, REPLACE_AFTER_MS);
             self.age(*seen, REPLACE_AFTER_MS / 4 + 1);
         }
+        for (node, (since, seen)) in &controller.away {
+            self.put(node);
+            self.age(*since, REPLACE_AFTER_MS);
+            self.age(*seen, REPLACE_AFTER_MS / 4 + 1);
+        }
         self.put(&controller.doing.as_ref().map(|d| (&d.seats, d.faults_seen == world.trace.faults)));
         self.maybe(controller.doing.as_ref().map(|d| d.since), 12_000);
         let is_current = controller.cache.as_ref() == Some(&world.api);

@@ -1,7 +1,7 @@
 //! The World: everything there is, and how time passes. It holds no randomness: who drives it decides what happens when, so that the
 //! same history always ends in the same World, and a World can be cloned, compared and explored.
 
-use etcd_operator_plan::{MemberId, Snapshot, Spec, Tombstone};
+use etcd_operator_plan::{MemberId, Snapshot, Spec, Tombstone, wait_ms};
 
 use crate::api::{Api, BootObject};
 use crate::boot::{BootHost, BootMachine};
@@ -154,6 +154,13 @@ impl World {
     #[must_use]
     pub fn boot_listed(&self) -> bool {
         self.raft.listed(BOOT).is_some()
+    }
+
+    /// Whether a node waits, after its evictions, to be tried again: no rest yet.
+    #[must_use]
+    pub fn is_to_try_again(&self) -> bool {
+        let waits = |(at, count): (&Option<Ms>, &u32)| at.is_some_and(|at| self.now < at + wait_ms(*count, PATIENCE_MS));
+        self.api.evicted.iter().zip(&self.api.evictions).any(waits)
     }
 
     /// Voters of ours.

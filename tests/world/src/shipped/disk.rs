@@ -366,8 +366,9 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
     let is_removed = keeper.data.is_some_and(|d| keeper.removed.contains(&d));
     let (phase, reason) = match (order.run, life) {
         (_, Some(Life::Draining { .. })) => (Phase::Draining, "Draining"),
+        _ if is_removed => (Phase::Stopped, "ArchivingRemoved"),
+        (Run::Stop, _) if keeper.data.is_none() && !keeper.removed.is_empty() => (Phase::Stopped, "MemberRemoved"),
         (Run::Stop, _) => (Phase::Stopped, "OrderedToStop"),
-        _ if is_removed => (Phase::Stopped, "Removed"),
         (_, Some(Life::Up { .. })) => (Phase::Running, "Started"),
         _ if nodes::is_lost(world, node) => (Phase::Refused, "DataLost"),
         _ => (Phase::Waiting, "WaitToBeAdded"),
