@@ -94,6 +94,11 @@ impl Calls {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_dead = true;
     }
 
+    /// From here on nothing goes wrong any more.
+    pub(crate) fn spare(&self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).wrong = None;
+    }
+
     /// Whether it died.
     pub(crate) fn is_dead(&self) -> bool {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_dead

@@ -540,6 +540,8 @@ impl<'a> Stage<'a> {
 
     /// What happens in the minute after the end, when nothing should.
     async fn rest(&mut self) -> Vec<String> {
+        // Which call it is differs from run to run; what goes wrong after the end is another tale.
+        self.processes.iter().for_each(|p| p.calls.spare());
         // What was under way at the end comes to its own.
         for _ in 0..(15_000 / TICK_MS) {
             self.tick().await;
