@@ -363,6 +363,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
             skip_boot_removal: hosted.skip_boot_member_removal,
             abort: hosted.abort,
             preflight_only: hosted.preflight_only,
+            overruled: view.cluster.annotations().get(plan::OVERRULE).and_then(|word| plan::HoldReason::named(word)),
         },
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
         seats: view.seats().into_iter().map(|m| super::structure::seat(view, memory, m, args.binary.as_deref())).collect(),

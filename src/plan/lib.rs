@@ -27,6 +27,7 @@ pub use observed::{
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
 pub use progress::{Progress, Sample};
 pub use quorum::{Tolerance, quorum_of};
+pub use shrink::OVERRULE;
 
 /// The one next step. Priority: safety of what is in flight, then the pivot, then shrinking, then growing.
 #[must_use]

@@ -81,6 +81,8 @@ pub struct Spec {
     pub abort: bool,
     /// `selfHosted.preflightOnly`.
     pub preflight_only: bool,
+    /// The reason to hold that a human has overruled by annotation, where it may be.
+    pub overruled: Option<HoldReason>,
 }
 
 /// A node that may carry a member.

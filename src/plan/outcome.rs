@@ -173,6 +173,12 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
+            /// The one that this word names.
+            #[must_use]
+            pub fn named(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|one| one.as_str() == word)
+            }
+
             /// The word that stands in conditions.
             #[must_use]
             pub fn as_str(self) -> &'static str {

@@ -73,6 +73,12 @@ pub fn may_promote(members: &[EtcdMember], id: MemberId) -> bool {
     allowed(members, &after)
 }
 
+/// Whether a quorum is left without `id`: what no human overrules.
+pub(crate) fn leaves_a_quorum(members: &[EtcdMember], id: MemberId) -> bool {
+    let after: Vec<_> = members.iter().filter(|m| m.id != id).cloned().collect();
+    Tolerance::of(&after) >= Tolerance(0)
+}
+
 /// Whether `id` may be removed.
 #[must_use]
 pub fn may_remove(members: &[EtcdMember], id: MemberId) -> bool {

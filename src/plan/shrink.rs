@@ -2,9 +2,11 @@
 
 use std::cmp::Reverse;
 
-use crate::quorum::{is_healthy, may_remove, voluntary};
+use crate::quorum::{is_healthy, leaves_a_quorum, may_remove, voluntary};
 use crate::{EtcdMember, FAST_LOOK_MS, HoldReason, MemberId, NodeName, Observed, Plan, Seat, Step, WaitFor, grow, heal};
 
+/// The annotation of an EtcdCluster that overrules a reason to hold a scaling in.
+pub const OVERRULE: &str = "etcd.database.coreos.com/overrule";
 /// A voter that has been unhealthy for less than this is looked at again before anything is decided, ms: a missed answer is no death, and who
 /// is taken for dead leaves without a drain.
 const DOWN_MS: u64 = 10_000;
@@ -56,6 +58,11 @@ fn remove(members: &[EtcdMember], seat: &Seat, leaves: &EtcdMember) -> Plan {
     Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: leaves.id })
 }
 
+/// The human's last word: it counts while it stands there.
+fn overrule(reason: HoldReason) -> String {
+    format!("; or overrule this once you know what it costs: annotation {OVERRULE}={reason}")
+}
+
 /// Why a voter cannot go.
 fn obstacle(
     o: &Observed,
@@ -68,15 +75,18 @@ fn obstacle(
     let seen = voluntary(o, members);
     // What is down already costs nothing by going; what lives must leave enough that nobody is about to take down.
     let is_safe = may_remove(members, leaves.id) && (!is_healthy(leaves) || may_remove(&seen, leaves.id));
+    let is_overruled = |reason| o.spec.overruled == Some(reason);
+    let is_safe = is_safe || is_overruled(HoldReason::ToleranceTooLow) && leaves_a_quorum(members, leaves.id);
     if !is_safe {
         let down = ours.iter().filter(|(s, m)| !is_healthy(m) || s.is_leaving).map(|(s, _)| s.node.to_string());
         return Some(Plan::hold(
             HoldReason::ToleranceTooLow,
             format!(
-                "removing {} on {} would leave too few healthy voters (down, cordoned or NotReady: {}); bring these back, or set spec.size back to {now}",
+                "removing {} on {} would leave too few healthy voters (down, cordoned or NotReady: {}); bring these back, or set spec.size back to {now}{}",
                 leaves.id,
                 seat.node,
-                down.collect::<Vec<_>>().join(", ")
+                down.collect::<Vec<_>>().join(", "),
+                if leaves_a_quorum(members, leaves.id) { overrule(HoldReason::ToleranceTooLow) } else { String::new() }
             ),
         ));
     }
@@ -84,12 +94,16 @@ fn obstacle(
         return None;
     }
     let stays = |id: &MemberId| *id != leaves.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
-    if let Some(lost) = o.api_servers.iter().find(|a| a.lists.contains(&leaves.id) && !a.lists.iter().any(stays)) {
+    let lost = o.api_servers.iter().find(|a| a.lists.contains(&leaves.id) && !a.lists.iter().any(stays));
+    if let Some(lost) = lost.filter(|_| !is_overruled(HoldReason::ApiServerWouldLoseEtcd)) {
         return Some(Plan::hold(
             HoldReason::ApiServerWouldLoseEtcd,
             format!(
-                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays: list all members there and restart it, or set spec.size back to {now}",
-                lost.node, leaves.id, seat.node
+                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays: list all members there and restart it, or set spec.size back to {now}{}",
+                lost.node,
+                leaves.id,
+                seat.node,
+                overrule(HoldReason::ApiServerWouldLoseEtcd)
             ),
         ));
     }

@@ -65,6 +65,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
             skip_boot_removal: false,
             abort: false,
             preflight_only: false,
+            overruled: None,
         },
         nodes: (1..=nodes).map(node).collect(),
         seats: Vec::new(),
@@ -227,6 +228,17 @@ fn members(o: &mut Observed) -> &mut Vec<EtcdMember> {
 
 fn member(o: &mut Observed, n: usize) -> &mut EtcdMember {
     members(o).iter_mut().find(|m| m.id == id(n)).expect("listed")
+}
+
+/// Lists a member that is none of ours.
+fn stranger(o: &mut Observed) {
+    members(o).push(EtcdMember {
+        id: MemberId(0x66),
+        name: "stranger".into(),
+        peer_urls: vec!["https://10.9.9.9:2380".into()],
+        is_learner: false,
+        health: follower(),
+    });
 }
 
 /// One API server, connected everywhere as to boot; all have been listening for a second.

@@ -87,13 +87,7 @@ fn a_dead_boot_keeps_nobody_from_being_promoted_where_tolerance_allows_it() {
 #[test]
 fn foreign_members_are_reported_and_nothing_is_added_beside_them() {
     for mut o in [seated(3), joined(3, 2), ready(3)] {
-        members(&mut o).push(EtcdMember {
-            id: MemberId(0x66),
-            name: "stranger".into(),
-            peer_urls: vec!["https://10.9.9.9:2380".into()],
-            is_learner: false,
-            health: follower(),
-        });
+        stranger(&mut o);
         holds(&o, HoldReason::UnknownMember, "https://10.9.9.9:2380");
     }
 }

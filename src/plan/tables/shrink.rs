@@ -166,15 +166,33 @@ fn an_api_server_keeps_a_member_that_it_lists() {
 }
 
 #[test]
+fn a_human_overrules_what_costs_no_quorum() {
+    let mut o = too_many(3, 2);
+    is_leaving(&mut o, &[1, 2]);
+    holds(&o, HoldReason::ToleranceTooLow, "etcd.database.coreos.com/overrule=ToleranceTooLow");
+    o.spec.overruled = Some(HoldReason::ApiServerWouldLoseEtcd);
+    holds(&o, HoldReason::ToleranceTooLow, "overrule");
+    o.spec.overruled = Some(HoldReason::ToleranceTooLow);
+    removes(&o, 2);
+    let mut o = too_many(3, 2);
+    o.api_servers = (1..=3).map(|n| ApiServer { node: name(n), lists: vec![id(n)] }).collect();
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "etcd.database.coreos.com/overrule=ApiServerWouldLoseEtcd");
+    o.spec.overruled = Some(HoldReason::ApiServerWouldLoseEtcd);
+    removes(&o, 3);
+    // Two of five are down, and a list that was read just before a third one died: no word takes the quorum.
+    let mut o = too_many(5, 4);
+    [1, 2, 3].into_iter().for_each(|n| goes_down(&mut o, n));
+    o.spec.overruled = Some(HoldReason::ToleranceTooLow);
+    match plan(&o) {
+        Plan::Hold { reason: HoldReason::ToleranceTooLow, next_step } => assert!(!next_step.contains("overrule"), "{next_step}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn nothing_is_removed_beside_a_foreign_member() {
     let mut o = too_many(3, 2);
-    members(&mut o).push(EtcdMember {
-        id: MemberId(0x66),
-        name: "stranger".into(),
-        peer_urls: vec!["https://10.9.9.9:2380".into()],
-        is_learner: false,
-        health: follower(),
-    });
+    stranger(&mut o);
     holds(&o, HoldReason::UnknownMember, "https://10.9.9.9:2380");
 }
 

@@ -79,6 +79,7 @@ impl World {
             skip_boot_removal: false,
             abort: false,
             preflight_only: false,
+            overruled: None,
         };
         let elsewhere = setup.boot == BootHost::Elsewhere;
         let boot = BootObject {
