@@ -2,7 +2,7 @@
 
 use crate::quorum::{is_healthy, may_promote, takes_a_learner};
 use crate::{
-    AgentView, EtcdHealth, EtcdMember, HoldReason, KeeperView, MemberId, Observed, Plan, SLOW_LOOK_MS, Seat, Step, WaitFor, heal,
+    AgentView, EtcdHealth, EtcdMember, FAST_LOOK_MS, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, heal,
     seats,
 };
 
@@ -121,7 +121,7 @@ fn one(o: &Observed, members: &[EtcdMember], seat: &Seat, promotion: Promotion) 
         }
         // It would be refused, again and again.
         if !takes_a_learner(o, members) {
-            return Some(Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS / 5 });
+            return Some(Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: FAST_LOOK_MS * 5 });
         }
         return Some(Plan::Do(Step::AddLearner { node: seat.node.clone() }));
     };

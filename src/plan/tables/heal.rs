@@ -141,7 +141,7 @@ fn nothing_is_added_that_etcd_would_refuse() {
     o.spec.size = 5;
     does(&o, Step::AssignSeats { nodes: vec![name(4), name(5)] });
     o.seats.extend([seat(4), seat(5)]);
-    waits(&o, WaitFor::VotersHealthy);
+    assert_eq!(plan(&o), Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: 1_000 });
     // Then it is.
     o.seats[2].down_since_ms = Some(NOW - GRACE);
     removes(&o, 3);

@@ -78,7 +78,7 @@ fn a_missed_answer_is_looked_at_again() {
     goes_down(&mut o, 2);
     for since in [None, Some(NOW), Some(NOW - 9_999)] {
         o.seats[1].down_since_ms = since;
-        waits(&o, WaitFor::VotersHealthy);
+        assert_eq!(plan(&o), Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: 1_000 });
     }
 }
 
