@@ -98,8 +98,8 @@ fn a_late_disk(member: &Member) {
     let node = std::slice::from_ref(&member.node);
     member.stage.bed.power_cut(node).unwrap();
     member.stage.bed.start(node).unwrap();
-    // Long before the node's containerd is up.
-    exec(&member.node, &["mount", "-t", "tmpfs", "tmpfs", "/var/lib/etcd"]).unwrap();
+    // Long before the node's containerd is up, and right after its own file systems are mounted.
+    member.until("its file system is there", || exec(&member.node, &["mount", "-t", "tmpfs", "tmpfs", "/var/lib/etcd"]).is_ok());
     let problem = ["get", "etcdm", "kube-etcd-cp2", "-n", "kube-system", "-o", "jsonpath={.status.problem}"];
     member.until("the agent misses the disk", || member.stage.bed.kubectl(&problem).is_ok_and(|p| p == "DiskMissing"));
     assert_eq!(member.etcd(), None);
