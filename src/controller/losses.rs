@@ -7,7 +7,7 @@ use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::DATA_IS_GONE;
 
 use super::memory::Memory;
-use super::observe::View;
+use super::observe::{View, is_fresh};
 use super::{Context, ControllerError, members};
 
 /// The member whose data the keeper of this seat misses.
@@ -37,13 +37,12 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     let mut written = 0;
     for (id, member) in claims {
         match memory.losses.get_mut(&id.0) {
-            Some((nonce, is_proven)) => {
-                *is_proven = *is_proven || member.status.as_ref().is_some_and(|s| s.observed_nonce == *nonce);
-            }
+            // Whatever was asked since, as its clients are counted: the answer is as new.
+            Some((before, is_proven)) => *is_proven = *is_proven || (member.spec.nonce != *before && is_fresh(member)),
             None => {
                 let nonce = members::ask("loss", view.now_ms);
                 members::change(context, member, |spec| spec.nonce.clone_from(&nonce)).await?;
-                memory.losses.insert(id.0, (nonce, false));
+                memory.losses.insert(id.0, (member.spec.nonce.clone(), false));
                 written += 1;
             }
         }

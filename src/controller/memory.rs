@@ -35,7 +35,8 @@ pub(crate) struct Memory {
     pub(crate) away: HashMap<String, (u64, u64)>,
     /// How often in a row a keeper left an order to stop its member unanswered, by member ID.
     pub(crate) drains_in_vain: HashMap<u64, u32>,
-    /// Agents that were asked whether a member's data is really gone, by member ID: the nonce, and whether it came back with a yes.
+    /// Agents that were asked whether a member's data is really gone, by member ID: the nonce before that, and whether a later one came back
+    /// with a yes.
     pub(crate) losses: HashMap<u64, (String, bool)>,
     /// How each learner gets on.
     pub(crate) progress: HashMap<u64, Progress>,
