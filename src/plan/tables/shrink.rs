@@ -132,7 +132,7 @@ fn too_few_would_be_left() {
     let mut o = too_many(3, 2);
     is_leaving(&mut o, &[1, 2]);
     holds(&o, HoldReason::ToleranceTooLow, "set spec.size back to 3");
-    holds(&o, HoldReason::ToleranceTooLow, "cp1");
+    holds(&o, HoldReason::ToleranceTooLow, "NotReady: cp2, cp1);");
 }
 
 #[test]
