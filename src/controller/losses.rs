@@ -43,6 +43,8 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
                 let nonce = members::ask("loss", view.now_ms);
                 members::change(context, member, |spec| spec.nonce.clone_from(&nonce)).await?;
                 memory.losses.insert(id.0, (member.spec.nonce.clone(), false));
+                // A count under way would ask its old question again, and the answer to that proves nothing.
+                memory.count = None;
                 written += 1;
             }
         }

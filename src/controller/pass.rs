@@ -48,6 +48,9 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
     let seen = observed(&view, memory, &context.args);
     let plan = etcd_operator_plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
+    if plan == Plan::Done {
+        memory.drains_in_vain.clear();
+    }
     tell_clients(&seen, &plan, memory);
     if view.etcd.is_ok() {
         // Nobody's pivot waits for it: it is tried again in each pass, and said.

@@ -239,12 +239,9 @@ pub(crate) async fn member(
         return Ok(Outcome::NotYet);
     }
     let at = clock::instant();
+    memory.drains_in_vain.remove(&id.0);
     clock::sleep(FINISH_WITHIN).await;
     let removed = remove_now(&leaving, at).await;
-    match removed {
-        Ok(Outcome::Done) => drop(memory.drains_in_vain.remove(&id.0)),
-        Ok(Outcome::NotYet) | Err(_) => *memory.drains_in_vain.entry(id.0).or_default() += 1,
-    }
     clock::sleep(HOLD_AFTER).await;
     drop(watch);
     removed

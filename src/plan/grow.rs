@@ -36,10 +36,14 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember], promotion: Promotion) -
     if let Some(plan) = seats::assign(o, members) {
         return Some(plan);
     }
-    if let Some(plan) = prepared(o, members) {
+    // In a pivot every seat is proven before the first change of the lot; after it one that is not holds up no other.
+    let may_join = |s: &Seat| listed(s, members).is_some() || is_prepared(o, s);
+    let is_pivot = o.boot.listed(members).is_some();
+    let goes_on = !is_pivot && others.iter().any(|s| listed(s, members).is_none() && may_join(s));
+    if let Some(plan) = prepared(o, members).filter(|_| !goes_on) {
         return Some(plan);
     }
-    let mut seats = others;
+    let mut seats: Vec<&Seat> = others.into_iter().filter(|s| may_join(s)).collect();
     seats.sort_by_key(|s| (listed(s, members).is_none(), s.node.clone()));
     seats.into_iter().find_map(|seat| one(o, members, seat, promotion)).or_else(|| seats::too_few(o))
 }
@@ -74,7 +78,7 @@ pub(crate) fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Pl
     ))
 }
 
-/// Every seat's image, certificate and disk are proven before the first membership change of the lot.
+/// What a seat lacks whose image, certificate and disk are not proven yet.
 fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     for seat in o.seats.iter().filter(|s| listed(s, members).is_none()) {
         if !answers(o, seat) {

@@ -22,7 +22,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// Removes a voter whose keeper says that its data is gone: it never runs again.
-pub(crate) fn without_data(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+fn without_data(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_lost = |(seat, m): &(&Seat, &EtcdMember)| !is_healthy(m) && seat.ordered == Some(m.id) && is_gone(seat);
     voters(o, members).find(is_lost).map(|(seat, member)| remove(members, seat, member))
 }

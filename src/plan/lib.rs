@@ -69,7 +69,10 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = evict::plan(o, members) {
         return plan;
     }
-    if let Some(plan) = grow::refused_member(o, members) {
+    // Whoever is lost is replaced, whatever his keeper said last.
+    if heal::lost(o, members).is_none()
+        && let Some(plan) = grow::refused_member(o, members)
+    {
         return plan;
     }
     if let Some(plan) = grow::plan(o, members, grow::Promotion::WhenCaughtUp) {

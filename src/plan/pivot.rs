@@ -48,7 +48,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = tried_too_often(o, members) {
         return plan;
     }
-    if let Some(plan) = crate::heal::without_data(o, members) {
+    if let Some(plan) = crate::heal::plan(o, members) {
         return plan;
     }
     if let Some(plan) = crate::evict::plan(o, members) {

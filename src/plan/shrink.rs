@@ -26,8 +26,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let Some(plan) = grow::unknown_members(o, members) {
         return Some(plan);
     }
-    let is_new = |s: &Seat| s.down_since_ms.is_none_or(|at| o.now_ms.saturating_sub(at) < DOWN_MS);
-    if ours.iter().any(|(s, m)| !is_healthy(m) && is_new(s)) {
+    if ours.iter().any(|(s, m)| missed_an_answer(o, s, m)) {
         return Some(Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: FAST_LOOK_MS * 5 });
     }
     let zone = |node: &NodeName| o.nodes.iter().find(|n| n.name == *node).map(|n| n.zone.as_str());
@@ -40,6 +39,25 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         Some((seat, leaves)) => Some(remove(members, seat, leaves)),
         None => obstacles.into_iter().next().flatten(),
     }
+}
+
+/// Whether a voter has been unhealthy for a moment only. Of one that its seat was not told nothing is known, nor is anything waited for.
+fn missed_an_answer(o: &Observed, seat: &Seat, member: &EtcdMember) -> bool {
+    let is_new = seat.down_since_ms.is_none_or(|at| o.now_ms.saturating_sub(at) < DOWN_MS);
+    !is_healthy(member) && !member.is_learner && seat.ordered == Some(member.id) && is_new
+}
+
+/// A healthy voter whose keeper does not stop it.
+fn not_stopped(seat: &Seat, member: &EtcdMember, way_back: &str) -> Option<Plan> {
+    (is_healthy(member) && seat.drains_in_vain >= DRAINS).then(|| {
+        Plan::hold(
+            HoldReason::MemberNotStopped,
+            format!(
+                "the keeper on {} was told {DRAINS} times to stop {} and did not: do the agent and the kubelet run there? Bring them back, or {way_back}; a restart of the controller has it tried again",
+                seat.node, member.id
+            ),
+        )
+    })
 }
 
 /// The last step of a removal: nobody goes who leads, or may lead.
@@ -90,11 +108,11 @@ fn obstacle(
             ),
         ));
     }
-    if !is_healthy(leaves) {
-        return None;
-    }
     let stays = |id: &MemberId| *id != leaves.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
-    let lost = o.api_servers.iter().find(|a| a.lists.contains(&leaves.id) && !a.lists.iter().any(stays));
+    // One on a machine that has been away for as long as it takes to replace it is lost with its member.
+    let is_gone = seat.away_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= o.replace_after_ms);
+    let needs = |a: &crate::ApiServer| a.lists.contains(&leaves.id) && !(is_gone && a.node == seat.node);
+    let lost = o.api_servers.iter().find(|a| needs(a) && !a.lists.iter().any(stays));
     if let Some(lost) = lost.filter(|_| !is_overruled(HoldReason::ApiServerWouldLoseEtcd)) {
         return Some(Plan::hold(
             HoldReason::ApiServerWouldLoseEtcd,
@@ -107,15 +125,7 @@ fn obstacle(
             ),
         ));
     }
-    (seat.drains_in_vain >= DRAINS).then(|| {
-        Plan::hold(
-            HoldReason::MemberNotStopped,
-            format!(
-                "the keeper on {} was told {DRAINS} times to stop {} and did not: do the agent and the kubelet run there? Bring them back, or set spec.size back to {now}; a restart of the controller has it tried again",
-                seat.node, leaves.id
-            ),
-        )
-    })
+    not_stopped(seat, leaves, &format!("set spec.size back to {now}"))
 }
 
 /// Abort: learners first, then voters, the leader last, until only boot is listed; then the seats are given back.
@@ -146,6 +156,12 @@ pub(crate) fn back_to_boot(o: &Observed, members: &[EtcdMember]) -> Plan {
         }
         if !may_remove(members, member.id) {
             return Plan::wait(WaitFor::VotersHealthy);
+        }
+        if missed_an_answer(o, seat, member) {
+            return Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: FAST_LOOK_MS * 5 };
+        }
+        if let Some(plan) = not_stopped(seat, member, "take selfHosted.abort away") {
+            return plan;
         }
     }
     Plan::Do(Step::RemoveMember { node: seat.node.clone(), member: member.id })

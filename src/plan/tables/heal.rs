@@ -275,3 +275,41 @@ fn of_more_voters_than_wanted_a_lost_one_goes_without_a_successor() {
     o.spec.size = 3;
     removes(&o, 3);
 }
+
+#[test]
+fn a_successor_that_is_not_prepared_holds_up_no_other() {
+    let mut o = away(5);
+    o.spec.size = 5;
+    o.seats.extend([seat(4), seat(5)]);
+    o.seats[4].keeper = KeeperView::NotPrepared { why: "no image".into() };
+    removes(&o, 3);
+    members(&mut o).retain(|m| m.id != id(3));
+    does(&o, Step::Unseat { node: name(3) });
+    o.seats.remove(2);
+    does(&o, Step::AddLearner { node: name(4) });
+    list(&mut o, 4, voter());
+    waits(&o, WaitFor::MembersPrepared);
+}
+
+#[test]
+fn a_lost_voter_is_replaced_in_a_pivot_too() {
+    // Boot, cp1 and cp2 vote, cp3 has a seat, and cp2 is lost.
+    let mut o = joined(3, 2);
+    goes_away(&mut o, 2);
+    removes(&o, 2);
+    // With boot and three of ours etcd takes a learner; the dead one goes before its promotion.
+    let mut o = joined(3, 3);
+    goes_away(&mut o, 2);
+    does(&o, Step::AssignSeats { nodes: vec![name(4)] });
+    o.seats.push(seat(4));
+    does(&o, Step::AddLearner { node: name(4) });
+    list(&mut o, 4, learner(follower()));
+    removes(&o, 2);
+}
+
+#[test]
+fn whatever_the_keeper_of_a_lost_voter_said_last_it_is_replaced() {
+    let mut o = away(4);
+    o.seats[2].keeper = KeeperView::Refused { reason: "ArchiveFull".into(), message: "make room".into() };
+    does(&o, Step::AssignSeats { nodes: vec![name(4)] });
+}

@@ -51,6 +51,7 @@ fn abort_removes_what_is_down_then_by_id_and_last_who_may_still_lead() {
     o.seats.reverse();
     does(&o, Step::RemoveMember { node: name(1), member: id(1) });
     member(&mut o, 2).health = EtcdHealth::Unhealthy;
+    o.seats.iter_mut().for_each(|s| s.down_since_ms = Some(NOW - 10_000));
     does(&o, Step::RemoveMember { node: name(2), member: id(2) });
     // Two say that they lead: one of them answered before it heard of the other.
     member(&mut o, 2).health = follower();

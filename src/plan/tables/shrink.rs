@@ -92,6 +92,17 @@ fn a_keeper_that_never_stops_its_member_is_named() {
     // Another one goes instead.
     o.seats[1].drains_in_vain = 0;
     removes(&o, 2);
+    // One that is down needs nobody to stop it.
+    goes_down(&mut o, 3);
+    removes(&o, 3);
+}
+
+#[test]
+fn a_voter_that_its_seat_was_not_told_is_not_waited_for() {
+    let mut o = too_many(5, 3);
+    member(&mut o, 2).health = EtcdHealth::Unknown;
+    o.seats[1].ordered = Some(MemberId(99));
+    removes(&o, 2);
 }
 
 #[test]
@@ -150,11 +161,17 @@ fn an_api_server_keeps_a_member_that_it_lists() {
     let mut o = too_many(5, 4);
     o.api_servers = vec![ApiServer { node: name(5), lists: vec![id(5)] }];
     removes(&o, 4);
-    // One that is down is no loss to anybody.
+    // One that is down for a while comes back to its API server; with a machine that is gone both are.
     let mut o = too_many(3, 2);
-    o.api_servers = vec![ApiServer { node: name(3), lists: vec![id(3)] }];
+    o.api_servers = (1..=3).map(|n| ApiServer { node: name(n), lists: vec![id(n)] }).collect();
     goes_down(&mut o, 3);
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp3");
+    o.seats[2].away_since_ms = Some(NOW - GRACE + 1);
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp3");
+    o.seats[2].away_since_ms = Some(NOW - GRACE);
     removes(&o, 3);
+    o.api_servers[2].node = name(1);
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "on cp1 lists 0000000000000003");
     // What stays must not be leaving either.
     let mut o = too_many(4, 3);
     o.api_servers = vec![ApiServer { node: name(3), lists: vec![id(2), id(4)] }];
