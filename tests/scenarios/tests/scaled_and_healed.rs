@@ -124,7 +124,8 @@ fn removed_by_hand(stage: &Stage, node: &str) {
     let list: Value = serde_json::from_str(&stage.bed.etcdctl(&endpoint, &["member", "list", "-w", "json"]).unwrap()).unwrap();
     let member = list["members"].as_array().unwrap().iter().find(|m| m["name"].as_str().is_some_and(|n| n.starts_with(node)));
     let id = format!("{:x}", member.expect("its member")["ID"].as_u64().unwrap());
-    stage.bed.etcdctl(&endpoint, &["member", "remove", &id]).unwrap();
+    // Refused until all have been connected for 5 s.
+    stage.until("etcd takes the removal", LIMIT, || stage.bed.etcdctl(&endpoint, &["member", "remove", &id]).is_ok());
     let new = replaced(stage, &before, &format!("{node}'s member was removed by hand"));
     assert_eq!(new.len(), 1, "{new:?}");
 }
