@@ -175,7 +175,9 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Done => "BootKept",
         Plan::Hold { reason: HoldReason::ApiServerOnBootMember, .. } => "WaitingForClients",
         Plan::Hold { reason: HoldReason::HashMismatch, .. } => "Gate",
-        Plan::Hold { .. } | Plan::Wait { what: WaitFor::Unpause | WaitFor::MemberDrain, .. } => return None,
+        Plan::Hold { .. } | Plan::Wait { what: WaitFor::Unpause | WaitFor::MemberDrain | WaitFor::ApiServersReconnect, .. } => {
+            return None;
+        }
     })
 }
 

@@ -244,6 +244,7 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
     plan::Seat {
         node: plan::NodeName(node.clone()),
         away_since_ms: memory.away.get(node).map(|(since, _)| *since),
+        up_since_ms: ordered.and_then(|id| up_since_ms(view, memory, id)),
         is_leaving: view.is_leaving(node),
         drains_in_vain: ordered.and_then(|id| memory.drains_in_vain.get(&id)).copied().unwrap_or(0),
         member_name: order.map(|o| o.member_name.clone()).unwrap_or_default(),
@@ -255,6 +256,16 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         binary: super::hand_over::binary(member, own_binary),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
+}
+
+/// As this controller has seen it, or as one before it wrote down.
+fn up_since_ms(view: &View, memory: &Memory, id: u64) -> Option<u64> {
+    let id = etcd_operator_etcd::ids::MemberId(id);
+    view.status_of(id).filter(|s| s.is_healthy())?;
+    let text = id.to_string();
+    let known = view.status.member_states.iter().find(|s| s.id == text && s.healthy);
+    let written = known.and_then(|s| clock::parse_rfc3339(&s.last_transition_time));
+    [memory.healthy_since.get(&id.0).copied(), written].into_iter().flatten().min()
 }
 
 fn keeper(memory: &Memory, member: &EtcdMember) -> plan::KeeperView {

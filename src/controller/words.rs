@@ -91,6 +91,9 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
         },
         WaitFor::BootDrain => with_boots_words(view, "boot was told to stop"),
         WaitFor::BootTombstone => with_boots_words(view, "boot's manifest and data are being put away"),
+        WaitFor::ApiServersReconnect => {
+            "members came, or came back, lately: a healthy one goes once another has been up for 145 s, in which every API server tries it again".into()
+        }
         WaitFor::MemberDrain => "a member was told to stop".into(),
         WaitFor::KeeperHandOver => {
             let handing = |s: &&plan::Seat| matches!(s.binary, plan::KeeperBinary::Ordered | plan::KeeperBinary::HandingOver);

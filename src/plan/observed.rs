@@ -145,6 +145,8 @@ pub struct Seat {
     pub no_progress_since_ms: Option<u64>,
     /// Since when its listed member has not been healthy, ms, as far as this observer has looked; `None` = it is.
     pub down_since_ms: Option<u64>,
+    /// Since when its listed member has been healthy without a break, ms; `None` = it is not.
+    pub up_since_ms: Option<u64>,
     /// Since when its node has been NotReady or deleted, ms, as far as this observer has looked; `None` = it is there. A node that was away for
     /// [`Observed::replace_after_ms`] stays so until its member is healthy: else each flap would throw a successor away.
     pub away_since_ms: Option<u64>,

@@ -275,6 +275,8 @@ reasons! {
         BootDrain,
         /// The tombstone.
         BootTombstone,
+        /// API servers to try members again that came, or came back, lately.
+        ApiServersReconnect,
         /// A member that was told to stop.
         MemberDrain,
         /// A keeper that hands over to another.

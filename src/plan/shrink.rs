@@ -2,8 +2,11 @@
 
 use std::cmp::Reverse;
 
+use crate::pivot::CLIENTS_LONGEST_BACKOFF_MS;
 use crate::quorum::{is_healthy, leaves_a_quorum, may_remove, voluntary};
-use crate::{EtcdMember, FAST_LOOK_MS, HoldReason, MemberId, NodeName, Observed, Plan, Seat, Step, WaitFor, grow, heal};
+use crate::{
+    EtcdMember, FAST_LOOK_MS, HoldReason, MemberId, NodeName, Observed, Plan, SLOW_LOOK_MS, Seat, Step, WaitFor, grow, heal,
+};
 
 /// The annotation of an EtcdCluster that overrules a reason to hold a scaling in.
 pub const OVERRULE: &str = "etcd.database.coreos.com/overrule";
@@ -124,6 +127,11 @@ fn obstacle(
                 overrule(HoldReason::ApiServerWouldLoseEtcd)
             ),
         ));
+    }
+    // An API server that a member was away from tries it again within gRPC's longest backoff. Until then it may have no way but the one that leaves.
+    let is_known = |s: &Seat| s.up_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= CLIENTS_LONGEST_BACKOFF_MS);
+    if is_healthy(leaves) && !ours.iter().any(|(s, m)| m.id != leaves.id && is_healthy(m) && is_known(s)) {
+        return Some(Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: SLOW_LOOK_MS });
     }
     not_stopped(seat, leaves, &format!("set spec.size back to {now}"))
 }

@@ -175,6 +175,7 @@ fn seat(n: usize) -> Seat {
         no_progress_since_ms: None,
         down_since_ms: None,
         away_since_ms: None,
+        up_since_ms: Some(0),
         is_leaving: false,
         drains_in_vain: 0,
     }

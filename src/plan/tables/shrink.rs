@@ -98,6 +98,25 @@ fn a_keeper_that_never_stops_its_member_is_named() {
 }
 
 #[test]
+fn one_stays_that_the_api_servers_had_time_to_connect_to() {
+    let mut o = too_many(3, 1);
+    for (n, age) in [(1, 144_999), (2, 0), (3, 0)] {
+        o.seats[n - 1].up_since_ms = Some(NOW - age);
+    }
+    assert_eq!(plan(&o), Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: 5_000 });
+    o.seats[0].up_since_ms = Some(NOW - 145_000);
+    removes(&o, 3);
+    // The leader has come back lately: it leads no more, and goes.
+    let mut o = too_many(2, 1);
+    o.seats[0].up_since_ms = Some(NOW);
+    does(&o, Step::MoveLeader { from: id(1), to: id(2) });
+    // What is down nobody is connected to.
+    goes_down(&mut o, 2);
+    o.seats[1].up_since_ms = None;
+    removes(&o, 2);
+}
+
+#[test]
 fn a_voter_that_its_seat_was_not_told_is_not_waited_for() {
     let mut o = too_many(5, 3);
     member(&mut o, 2).health = EtcdHealth::Unknown;

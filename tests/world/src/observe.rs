@@ -151,6 +151,10 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
         away_since_ms: controller.away.get(&seat.node).map(|(since, _)| *since),
+        up_since_ms: seat.ordered.and_then(|id| match world.raft.processes.get(&id).map(|p| p.life) {
+            Some(Life::Up { since }) => Some(since),
+            Some(Life::Down | Life::Draining { .. }) | None => None,
+        }),
         is_leaving: is_away(world, seat.node) || world.nodes[seat.node].cordoned,
         // A drain is one instant here; `shipped/` has its ends.
         drains_in_vain: 0,
