@@ -348,7 +348,7 @@ impl Run {
             };
             last.push(format!("{} {plan:?}", self.world.now));
             let rests = match &plan {
-                Plan::Done | Plan::Hold { .. } => !self.world.is_to_try_again(),
+                Plan::Done | Plan::Hold { .. } => !self.world.is_restless(),
                 Plan::Do(_) | Plan::Wait { .. } => false,
             };
             let pause = match &plan {

@@ -370,7 +370,7 @@ fn closes(state: &State, good: &Mutex<HashSet<u64>>) -> Result<(), String> {
                 continue;
             }
         };
-        if state.run.world.is_to_try_again() {
+        if state.run.world.is_restless() {
             since = None;
             continue;
         }

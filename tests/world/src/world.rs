@@ -157,11 +157,12 @@ impl World {
         self.raft.listed(BOOT).is_some()
     }
 
-    /// Whether a node waits, after its evictions, to be tried again: no rest yet.
+    /// Whether what a planner says now is no rest yet: a node waits, after its evictions, to be tried again; or the API does not answer, and the
+    /// planner goes by what it was told before.
     #[must_use]
-    pub fn is_to_try_again(&self) -> bool {
+    pub fn is_restless(&self) -> bool {
         let waits = |(at, count): (&Option<Ms>, &u32)| at.is_some_and(|at| self.now < at + wait_ms(*count, PATIENCE_MS));
-        self.api.evicted.iter().zip(&self.api.evictions).any(waits)
+        !self.api_answers() || self.api.evicted.iter().zip(&self.api.evictions).any(waits)
     }
 
     /// Voters of ours.
