@@ -49,7 +49,7 @@ test: build ## What CI runs: all suites, a seeded sample of the slow ones
 soak: build ## All suites in full
 	@BED=$(BED) tests/suites.sh soak
 
-model: packages ## The model checker on every pair of faults in a pivot, to the end: half an hour on 2 cores
+model: packages ## The model checker on every pair of faults in a pivot and in a change of size, to the end: an hour or two on 2 cores
 	@WORLD_ALL=1 WORLD_SLICES=$(or $(WORLD_SLICES),all) cargo test --locked -q --profile bed -p etcd-operator-world --test model -- --nocapture
 
 bench: build ## The operator's pivot beside the same by hand

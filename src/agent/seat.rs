@@ -32,14 +32,6 @@ pub(crate) fn apply(args: &AgentArgs, binary: &Binary, member: &EtcdMember, seat
 /// The keeper's word (`keeper/table.rs`) for a removed member of which nothing is left to be archived.
 const MEMBER_REMOVED: &str = "MemberRemoved";
 
-fn order_lineage(member: &EtcdMember) -> u64 {
-    u64::try_from(member.spec.lineage).unwrap_or(0)
-}
-
-fn order_sequence(seat: &Seat) -> u64 {
-    u64::try_from(seat.order.sequence).unwrap_or(0)
-}
-
 /// The seat was given back: its order is to stop, and once no etcd runs any more and the data lies in the archive the pod goes, too. The state
 /// stays.
 pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
@@ -49,12 +41,13 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
     }
     write_order(&paths, member.spec.lineage, seat)?;
     let state: Option<State> = files::read_json(&paths.state())?;
+    let wanted = order(member.spec.lineage, &seat.order);
     // Without a state no keeper ever ran, nor an etcd.
     // The keeper archives what it knows to be a removed member's, and nothing else: an empty directory, or what is damaged, stays.
     let has_log = paths.member(&seat.order.member_name).join("member/wal").exists();
     let is_archived = |state: &State| match &seat.order.archive {
         Some(id) => {
-            let has_seen = (state.order_lineage, state.order_sequence) >= (order_lineage(member), order_sequence(seat));
+            let has_seen = (state.order_lineage, state.order_sequence) >= (wanted.lineage, wanted.sequence);
             state.consumed.contains(id) || has_seen && (state.reason == MEMBER_REMOVED || !has_log)
         }
         None => true,

@@ -6,6 +6,14 @@ fn removes(o: &Observed, n: usize) {
     does(o, Step::RemoveMember { node: name(n), member: id(n) });
 }
 
+/// It is removed, and its seat given back.
+fn goes(o: &mut Observed, n: usize) {
+    removes(o, n);
+    members(o).retain(|m| m.id != id(n));
+    does(o, Step::Unseat { node: name(n) });
+    o.seats.retain(|s| s.node != name(n));
+}
+
 /// Three voters, the first leads; the third is down, and its keeper says why.
 fn refused(reason: &str) -> Observed {
     let mut o = after_the_pivot(3);
@@ -97,10 +105,7 @@ fn a_node_that_is_gone_is_replaced_by_another_the_dead_one_going_when_the_new_on
     member(&mut o, 6).health = lagging(500, Some(500));
     waits(&o, WaitFor::LearnerCatchesUp);
     member(&mut o, 6).health = follower();
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::Promote { node: name(6), member: id(6) });
     member(&mut o, 6).is_learner = false;
     assert_eq!(plan(&o), Plan::Done);
@@ -118,10 +123,7 @@ fn where_etcd_would_take_no_learner_beside_it_the_dead_one_goes_once_its_success
     o.nodes[3].agent = AgentView::Silent;
     waits(&o, WaitFor::Agents);
     o.nodes[3].agent = AgentView::Fresh;
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::AddLearner { node: name(4) });
     // Before 3.5.30 and 3.6.11, beside any.
     let mut o = away_of_five(6);
@@ -144,10 +146,7 @@ fn nothing_is_added_that_etcd_would_refuse() {
     assert_eq!(plan(&o), Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: 1_000 });
     // Then it is.
     o.seats[2].down_since_ms = Some(NOW - GRACE);
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::AddLearner { node: name(4) });
     list(&mut o, 4, voter());
     does(&o, Step::AddLearner { node: name(5) });
@@ -162,10 +161,7 @@ fn a_learner_that_has_caught_up_is_promoted_though_there_are_too_few_nodes() {
     o.spec.size = 5;
     o.seats.extend([seat(4), seat(5)]);
     list(&mut o, 4, learner(follower()));
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::Promote { node: name(4), member: id(4) });
 }
 
@@ -175,16 +171,10 @@ fn one_spare_node_for_two_lost_voters_is_used() {
     goes_away(&mut o, 5);
     does(&o, Step::AssignSeats { nodes: vec![name(6)] });
     o.seats.push(seat(6));
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::AddLearner { node: name(6) });
     list(&mut o, 6, learner(follower()));
-    removes(&o, 5);
-    members(&mut o).retain(|m| m.id != id(5));
-    does(&o, Step::Unseat { node: name(5) });
-    o.seats.retain(|s| s.node != name(5));
+    goes(&mut o, 5);
     does(&o, Step::Promote { node: name(6), member: id(6) });
     member(&mut o, 6).is_learner = false;
     holds(&o, HoldReason::NotEnoughNodes, "spec.size is 5, but only 4");
@@ -282,10 +272,7 @@ fn a_successor_that_is_not_prepared_holds_up_no_other() {
     o.spec.size = 5;
     o.seats.extend([seat(4), seat(5)]);
     o.seats[4].keeper = KeeperView::NotPrepared { why: "no image".into() };
-    removes(&o, 3);
-    members(&mut o).retain(|m| m.id != id(3));
-    does(&o, Step::Unseat { node: name(3) });
-    o.seats.remove(2);
+    goes(&mut o, 3);
     does(&o, Step::AddLearner { node: name(4) });
     list(&mut o, 4, voter());
     waits(&o, WaitFor::MembersPrepared);
