@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
-use etcd_operator_plan::{Gate, Progress, RemoteClient, Step};
+use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pki::Ca;
@@ -29,10 +29,8 @@ pub(crate) struct Memory {
     pub(crate) lags: HashMap<u64, Vec<(u64, u64)>>,
     /// Since when each member has answered without a break (ms).
     pub(crate) healthy_since: HashMap<u64, u64>,
-    /// Since when each voter has not been healthy, and when that was seen last (ms).
-    pub(crate) down: HashMap<u64, (u64, u64)>,
-    /// Since when the node of each seat has been away, and when that was seen last (ms), by its name.
-    pub(crate) away: HashMap<String, (u64, u64)>,
+    /// Voters that are down, and nodes of seats that are away.
+    pub(crate) absences: Absences<NodeName>,
     /// How often in a row a keeper left an order to stop its member unanswered, by member ID.
     pub(crate) drains_in_vain: HashMap<u64, u32>,
     /// Agents that were asked whether a member's data is really gone, by member ID: the nonce before that, and whether a later one came back
@@ -85,8 +83,7 @@ impl Memory {
             nodes: None,
             lags: HashMap::new(),
             healthy_since: HashMap::new(),
-            down: HashMap::new(),
-            away: HashMap::new(),
+            absences: Absences::default(),
             drains_in_vain: HashMap::new(),
             losses: HashMap::new(),
             progress: HashMap::new(),

@@ -281,31 +281,18 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
     Ok(reading)
 }
 
-/// Notes who is down, and whose node is away. Only what was looked at counts: after a break of a quarter of the grace it begins anew.
+/// Notes who is down, and whose node is away.
 fn note_down(view: &View, memory: &mut Memory, grace_ms: u64) {
     let Ok(reading) = &view.etcd else { return };
-    let is_recent = |seen: u64| view.now_ms.saturating_sub(seen) <= grace_ms / 4;
     let is_down = |(m, s): &&(Member, Option<MemberStatus>)| !m.is_learner && !s.as_ref().is_some_and(MemberStatus::is_healthy);
-    let down: Vec<u64> = reading.members.iter().filter(is_down).map(|(m, _)| m.id.0).collect();
-    memory.down.retain(|id, (_, seen)| down.contains(id) && is_recent(*seen));
-    for id in &down {
-        memory.down.entry(*id).or_insert((view.now_ms, 0)).1 = view.now_ms;
-    }
-    let mut away = Vec::new();
-    for seat in view.seats() {
-        let name = &seat.spec.node_name;
-        let is_down = seat.spec.seat.as_ref().and_then(|s| s.order.member_id.as_deref()?.parse::<MemberId>().ok());
-        // Away for the whole grace it stays so, until its member is healthy.
-        let is_given_up = |(since, _): &(u64, u64)| view.now_ms.saturating_sub(*since) >= grace_ms;
-        let stays = memory.away.get(name).is_some_and(is_given_up) && is_down.is_some_and(|id| down.contains(&id.0));
-        if view.is_away(name) || stays {
-            away.push(name.clone());
-        }
-    }
-    memory.away.retain(|name, (_, seen)| away.contains(name) && is_recent(*seen));
-    for name in away {
-        memory.away.entry(name).or_insert((view.now_ms, 0)).1 = view.now_ms;
-    }
+    let down: Vec<plan::MemberId> = reading.members.iter().filter(is_down).map(|(m, _)| plan::MemberId(m.id.0)).collect();
+    let seat = |seat: &EtcdMember| plan::SeatSeen {
+        node: plan::NodeName(seat.spec.node_name.clone()),
+        is_away: view.is_away(&seat.spec.node_name),
+        member: seat.spec.seat.as_ref().and_then(|s| s.order.member_id.as_deref()?.parse().ok()).map(|id: MemberId| plan::MemberId(id.0)),
+    };
+    let seats: Vec<_> = view.seats().into_iter().map(seat).collect();
+    memory.absences.note(view.now_ms, grace_ms, &down, &seats);
 }
 
 /// Whether an etcd takes a learner while a voter is down, by its version: from 3.5.30 and 3.6.11 on (`mayAddMember`).

@@ -243,7 +243,7 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
     let status = member.status.clone().unwrap_or_default();
     plan::Seat {
         node: plan::NodeName(node.clone()),
-        away_since_ms: memory.away.get(node).map(|(since, _)| *since),
+        away_since_ms: memory.absences.away_since(&plan::NodeName(node.clone())),
         up_since_ms: ordered.and_then(|id| up_since_ms(view, memory, id)),
         is_leaving: view.is_leaving(node),
         drains_in_vain: ordered.and_then(|id| memory.drains_in_vain.get(&id)).copied().unwrap_or(0),
@@ -252,7 +252,7 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
-        down_since_ms: ordered.and_then(|id| memory.down.get(&id)).map(|(since, _)| *since),
+        down_since_ms: ordered.and_then(|id| memory.absences.down_since(plan::MemberId(id))),
         binary: super::hand_over::binary(member, own_binary),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }

@@ -6,6 +6,7 @@
 //! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
 //! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
+mod absence;
 mod evict;
 mod grow;
 mod hand_over;
@@ -18,6 +19,7 @@ mod quorum;
 mod seats;
 mod shrink;
 
+pub use absence::{Absences, SeatSeen};
 pub use evict::{DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
-    Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat,
+    Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
+    Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen,
 };
 
-use crate::Ms;
 use crate::api::{Api, SeatObject};
 use crate::boot::BootHost;
 use crate::execute::Doing;
@@ -26,10 +25,8 @@ pub struct Controller {
     pub(crate) doing: Option<Doing>,
     pub(crate) lags: BTreeMap<MemberId, u64>,
     pub(crate) progress: BTreeMap<MemberId, Progress>,
-    /// Since when each voter has not been healthy, and when that was seen last.
-    pub(crate) down: BTreeMap<MemberId, (Ms, Ms)>,
-    /// The same of the nodes of seats.
-    pub(crate) away: BTreeMap<usize, (Ms, Ms)>,
+    /// Voters that are down, and nodes of seats that are away.
+    pub(crate) absences: Absences<usize>,
     pub(crate) cache: Option<Api>,
 }
 
@@ -43,8 +40,7 @@ impl Controller {
             doing: None,
             lags: BTreeMap::new(),
             progress: BTreeMap::new(),
-            down: BTreeMap::new(),
-            away: BTreeMap::new(),
+            absences: Absences::default(),
             cache: None,
         }
     }
@@ -150,7 +146,7 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         binary: KeeperBinary::Unknown,
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
-        away_since_ms: controller.away.get(&seat.node).map(|(since, _)| *since),
+        away_since_ms: controller.absences.away_since(&seat.node),
         up_since_ms: seat.ordered.and_then(|id| match world.raft.processes.get(&id).map(|p| p.life) {
             Some(Life::Up { since }) => Some(since),
             Some(Life::Down | Life::Draining { .. }) | None => None,
@@ -158,7 +154,7 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         is_leaving: is_away(world, seat.node) || world.nodes[seat.node].cordoned,
         // A drain is one instant here; `shipped/` has its ends.
         drains_in_vain: 0,
-        down_since_ms: seat.ordered.and_then(|id| controller.down.get(&id)).map(|(since, _)| *since),
+        down_since_ms: seat.ordered.and_then(|id| controller.absences.down_since(id)),
     }
 }
 
@@ -214,26 +210,13 @@ fn note_progress(world: &World, controller: &mut Controller, etcd: &Etcd) {
     }
 }
 
-/// A break in the looking is none in the being down, but what was not seen does not count.
 fn note_down(world: &World, controller: &mut Controller, etcd: &Etcd) {
     let Etcd::Known { members, .. } = etcd else { return };
-    let down =
-        |id: &MemberId| members.iter().any(|m| m.id == *id && !m.is_learner && !matches!(m.health, EtcdHealth::Healthy { .. }));
-    controller.down.retain(|id, (_, seen)| down(id) && world.now - *seen <= REPLACE_AFTER_MS / 4);
-    for member in members.iter().filter(|m| down(&m.id)) {
-        controller.down.entry(member.id).or_insert((world.now, world.now)).1 = world.now;
-    }
-    // Away for the whole grace it stays so, until its member is healthy.
-    let is_given_up = |(since, _): &(Ms, Ms)| world.now - since >= REPLACE_AFTER_MS;
-    let is_down = |node: usize| world.member_on(node).is_some_and(|id| down(&id));
-    let away = |node: usize, known: &BTreeMap<usize, (Ms, Ms)>| {
-        is_away(world, node) || known.get(&node).is_some_and(is_given_up) && is_down(node)
-    };
-    let before = controller.away.clone();
-    controller.away.retain(|node, (_, seen)| away(*node, &before) && world.now - *seen <= REPLACE_AFTER_MS / 4);
-    for node in (0..world.nodes.len()).filter(|node| away(*node, &before)) {
-        controller.away.entry(node).or_insert((world.now, world.now)).1 = world.now;
-    }
+    let is_down = |m: &&EtcdMember| !m.is_learner && !matches!(m.health, EtcdHealth::Healthy { .. });
+    let down: Vec<MemberId> = members.iter().filter(is_down).map(|m| m.id).collect();
+    let seat = |seat: &SeatObject| SeatSeen { node: seat.node, is_away: is_away(world, seat.node), member: seat.ordered };
+    let seats: Vec<_> = controller.cache.iter().flat_map(|api| &api.seats).map(seat).collect();
+    controller.absences.note(world.now, REPLACE_AFTER_MS, &down, &seats);
 }
 
 /// The kubelet's Lease runs out.

@@ -187,15 +187,16 @@ impl<H: Hasher> Shape<'_, H> {
             self.age(progress.since_ms(), PATIENCE_MS);
             self.age(progress.seen_ms(), PATIENCE_MS / 4 + 1);
         }
-        for (id, (since, seen)) in &controller.down {
+        let (down, away) = controller.absences.times();
+        for (id, since, seen) in down {
             self.put(id);
-            self.age(*since, REPLACE_AFTER_MS);
-            self.age(*seen, REPLACE_AFTER_MS / 4 + 1);
+            self.age(since, REPLACE_AFTER_MS);
+            self.age(seen, REPLACE_AFTER_MS / 4 + 1);
         }
-        for (node, (since, seen)) in &controller.away {
+        for (node, since, seen) in away {
             self.put(node);
-            self.age(*since, REPLACE_AFTER_MS);
-            self.age(*seen, REPLACE_AFTER_MS / 4 + 1);
+            self.age(since, REPLACE_AFTER_MS);
+            self.age(seen, REPLACE_AFTER_MS / 4 + 1);
         }
         self.put(&controller.doing.as_ref().map(|d| (&d.seats, d.faults_seen == world.trace.faults)));
         self.maybe(controller.doing.as_ref().map(|d| d.since), 12_000);
