@@ -295,6 +295,26 @@ impl EtcdClient {
         })
     }
 
+    /// Reads a key, linearizable. Returns the cluster that answered, and the value if there is one.
+    ///
+    /// # Errors
+    /// When there is no quorum, no connection or no answer in `limit`; `Other` where etcd refuses reads, as while a CORRUPT alarm is raised.
+    pub async fn get(&self, key: &str, limit: Duration) -> Result<(ClusterId, Option<Vec<u8>>), EtcdError> {
+        let mut client = self.client.clone();
+        let read = self.call("Range", limit, client.get(key, None)).await?;
+        let cluster = ClusterId(read.header().map_or(0, etcd_client::ResponseHeader::cluster_id));
+        Ok((cluster, read.kvs().first().map(|kv| kv.value().to_vec())))
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// As for reading; after `Timeout` it may have been written.
+    pub async fn put(&self, key: &str, value: Vec<u8>, limit: Duration) -> Result<(), EtcdError> {
+        let mut client = self.client.clone();
+        self.call("Put", limit, client.put(key, value, None)).await.map(drop)
+    }
+
     /// Opens a watch and holds it open: while it is open, the member's drain after SIGTERM goes on (traps: with no stream it stops
     /// voting at once). Dropping the handle ends it.
     ///

@@ -226,6 +226,41 @@ pub fn reach(wal_dir: &Path) -> Result<Reach, WalError> {
     }
 }
 
+/// Index of the last entry of a log, or of its last snapshot. Reads back only as far as the last entry: in most cases one segment of 64 MiB.
+///
+/// # Errors
+/// When a record other than the last one of the last segment is damaged.
+pub fn last_index(wal_dir: &Path) -> Result<u64, WalError> {
+    let list = list(wal_dir)?;
+    let newest = list.len().saturating_sub(1);
+    let mut snapshot = 0;
+    for (at, (_, path)) in list.iter().enumerate().rev() {
+        let mut segment = Segment::open(path, None)?;
+        let mut entry = None;
+        loop {
+            let record = match segment.next()? {
+                Next::Record(record) => record,
+                Next::End => break,
+                Next::Torn(_) if at == newest => break,
+                Next::Torn(why) => return Err(segment.corrupt(why)),
+            };
+            let data = record.data.as_slice();
+            match record.kind {
+                ENTRY => entry = Some(Entry::decode(data).map_err(|_| segment.corrupt("an entry cannot be decoded"))?.index),
+                SNAPSHOT => {
+                    let mark = SnapshotMark::decode(data).map_err(|_| segment.corrupt("a snapshot mark cannot be decoded"))?;
+                    snapshot = snapshot.max(mark.index);
+                }
+                _ => {}
+            }
+        }
+        if let Some(index) = entry {
+            return Ok(index.max(snapshot));
+        }
+    }
+    Ok(snapshot)
+}
+
 /// The last segment of a log: the one that a running etcd holds a lock on.
 ///
 /// # Errors

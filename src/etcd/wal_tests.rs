@@ -87,6 +87,34 @@ fn reads_owner_and_reach_across_segments_and_overwritten_entries() {
 }
 
 #[test]
+fn the_last_index_is_that_of_the_last_entry_or_of_a_later_snapshot_in_whichever_segment() {
+    let index = |first: &[u8], second: &[u8]| last_index(&data_dir(first, second).path().join("member/wal")).unwrap();
+    let (first, second) = two_segments();
+    // Raft overwrote its tail.
+    assert_eq!(index(&first, &second), 2);
+    // A new segment without an entry, whose snapshot is older than the last one before it.
+    let mut begun = Writer::after(7);
+    begun.record(SNAPSHOT, &SnapshotMark { index: 1, term: 1 });
+    let mut long = Writer::after(0);
+    long.entry(1, 8);
+    long.entry(1, 9);
+    assert_eq!(index(&long.bytes, &begun.preallocated()), 9);
+    // One that was received from the leader.
+    let mut received = Writer::after(7);
+    received.record(SNAPSHOT, &SnapshotMark { index: 50, term: 2 });
+    assert_eq!(index(&long.bytes, &received.preallocated()), 50);
+    // Cut short: what was read before counts.
+    let mut cut = Writer::after(7);
+    cut.entry(1, 10);
+    let whole = cut.bytes.len();
+    cut.entry(1, 11);
+    assert_eq!(index(&long.bytes, &cut.bytes[..whole + 20]), 10);
+    assert_eq!(index(&long.bytes, &cut.bytes), 11);
+    // Nothing but heads.
+    assert_eq!(index(&Writer::after(0).bytes, &Writer::after(7).bytes), 0);
+}
+
+#[test]
 fn a_log_cut_at_any_byte_is_read_or_refused_but_never_panics() {
     let (first, second) = two_segments();
     let dir = data_dir(&first, &second);

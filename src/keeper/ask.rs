@@ -40,24 +40,36 @@ pub async fn ask(pki: &Path, endpoints: &[String], cluster: ClusterId, limit: Du
     if endpoints.is_empty() {
         return Answer::Nothing("no endpoint of another member is known".to_owned());
     }
-    let mut tasks = JoinSet::new();
-    for endpoint in endpoints {
-        let (endpoint, tls) = (endpoint.clone(), tls.clone());
-        tasks.spawn(async move { ask_one(&endpoint, &tls, cluster, limit).await });
-    }
-    let mut failures = BTreeSet::new();
-    while let Some(result) = tasks.join_next().await {
-        match result {
-            Ok(Ok(members)) => return Answer::Members(members),
-            Ok(Err(why)) => {
-                failures.insert(why);
-            }
-            Err(error) => {
-                failures.insert(error.to_string());
-            }
+    let first = first(endpoints, |endpoint| {
+        let tls = tls.clone();
+        async move { ask_one(&endpoint, &tls, cluster, limit).await }
+    });
+    match first.await {
+        Ok(members) => Answer::Members(members),
+        Err(failures) => {
+            Answer::Nothing(failures.into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; "))
         }
     }
-    Answer::Nothing(failures.into_iter().collect::<Vec<_>>().join("; "))
+}
+
+/// Asks all endpoints at once. The first good answer wins.
+pub(crate) async fn first<T, E, F>(endpoints: &[String], one: impl Fn(String) -> F) -> Result<T, Vec<E>>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    F: Future<Output = Result<T, E>> + Send + 'static,
+{
+    let mut tasks: JoinSet<_> = endpoints.iter().cloned().map(one).collect();
+    let mut failures = Vec::new();
+    while let Some(result) = tasks.join_next().await {
+        match result {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(why)) => failures.push(why),
+            // Nobody aborts them: it panicked, and has said so.
+            Err(_) => {}
+        }
+    }
+    Err(failures)
 }
 
 async fn ask_one(endpoint: &str, tls: &Tls, cluster: ClusterId, limit: Duration) -> Result<Members, String> {

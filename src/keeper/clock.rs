@@ -15,6 +15,8 @@ pub struct Timing {
     pub ready_poll: Duration,
     /// How often a running member looks who the others are.
     pub members_poll: Duration,
+    /// How often a running member leaves its mark with the others ([`crate::mark`]).
+    pub mark: Duration,
     /// How long to wait for a missing disk before the container ends.
     pub disk_wait: Duration,
     /// How long a drained member waits to be removed before it is started again (design D7.5).
@@ -41,6 +43,7 @@ impl Default for Timing {
             ask: Duration::from_secs(2),
             ready_poll: Duration::from_secs(1),
             members_poll: Duration::from_secs(30),
+            mark: Duration::from_secs(60),
             disk_wait: Duration::from_secs(60),
             drain: Duration::from_secs(10),
             drain_poll: Duration::from_millis(50),

@@ -2,6 +2,7 @@
 //!
 //! - [`table`]: what to do with the data that lies here, as a pure function.
 //! - [`look`]: from where its facts come. [`supervise`]: the loop around it.
+//! - [`mark`]: how far a log has reached, so that an older disk is found out.
 //! - [`start`] and [`running`]: etcd as a child. [`drain`]: how a living member is removed.
 //! - [`hand_over`] and [`take_over`]: another keeper in the place of this one, while etcd runs on.
 //! - [`contract`]: the files it shares with the agent.
@@ -20,6 +21,7 @@ pub mod first_start;
 mod hand_over;
 pub mod identity;
 pub mod look;
+mod mark;
 pub mod order;
 pub mod probe;
 mod ready;

@@ -3,15 +3,17 @@
 use std::io;
 
 use etcd_operator_etcd::client::Members;
-use etcd_operator_etcd::wal::{self, DataDir, Owner};
+use etcd_operator_etcd::wal::{self, DataDir, Owner, WalError};
 
 use crate::ask::{self, Answer};
 use crate::clock::Timing;
 use crate::contract::{Order, Paths, PermissionKind, Run, State};
 use crate::disk::FileSystem;
 use crate::identity;
+use crate::mark::{self, Read};
 use crate::table::{
-    ArchiveFact, DataFact, Decision, Disk, Facts, History, IdentityFact, OrderFact, PeersFact, PermissionFact, Reason, decide,
+    ArchiveFact, DataFact, Decision, Disk, Facts, History, IdentityFact, LogFact, OrderFact, PeersFact, PermissionFact, Reason,
+    decide,
 };
 
 /// What was seen, and what follows from it.
@@ -46,6 +48,7 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
         history: history(identity, state, suspect),
         data: DataFact::Empty,
         peers: PeersFact::NoAnswer,
+        log: LogFact::Whole,
         permission: permission(order, state),
         archive: archive(order, state),
     };
@@ -65,6 +68,17 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
     }
     if facts.identity != IdentityFact::Removed && (identity.is_some() || order.run == Run::Run) {
         (facts.peers, look.members) = peers(paths, state, order, identity, timing, &mut seen).await;
+    }
+    // Where else the log does not matter, or cannot be compared.
+    if let (Decision::Start(Reason::Listed), Some(owner)) = (decide(&facts), identity) {
+        match log(paths, state, order, owner, timing, &mut seen).await {
+            Ok(log) => facts.log = log,
+            Err(error) => {
+                look.decision = Decision::Wait(Reason::DiskUnreadable);
+                look.detail = error.to_string();
+                return look;
+            }
+        }
     }
     look.facts = facts;
     look.decision = decide(&facts);
@@ -143,6 +157,48 @@ fn data(paths: &Paths, order: &Order, identity: Option<Owner>, seen: &mut Vec<St
             DataFact::Damaged
         }
     })
+}
+
+/// Compares the log with the mark that this member left.
+async fn log(
+    paths: &Paths,
+    state: &State,
+    order: &Order,
+    owner: Owner,
+    timing: &Timing,
+    seen: &mut Vec<String>,
+) -> Result<LogFact, WalError> {
+    let wal = paths.member(&order.member_name).join("member").join("wal");
+    let (pki, others) = (paths.pki(), ask::others(order, state));
+    // Beside the question, and off the thread that everything else waits for.
+    let (mark, reaches) = tokio::join!(
+        mark::read(&pki, &others, owner, &order.etcd.peer_url, timing.ask),
+        tokio::task::spawn_blocking(move || wal::last_index(&wal)),
+    );
+    let mark = match mark {
+        Read::Index(Some(mark)) => mark,
+        Read::Index(None) => return Ok(LogFact::Whole),
+        Read::Nothing(why) => {
+            seen.push(why);
+            return Ok(LogFact::Unread);
+        }
+    };
+    match reaches {
+        Ok(Ok(last)) if last >= mark => Ok(LogFact::Whole),
+        Ok(Ok(last)) => {
+            seen.push(format!("the log ends at {last}, and held {mark}"));
+            Ok(LogFact::Behind)
+        }
+        Ok(Err(error @ WalError::Io { .. })) => Err(error),
+        Ok(Err(error)) => {
+            seen.push(format!("{error}; the log held {mark}"));
+            Ok(LogFact::Behind)
+        }
+        Err(error) => {
+            seen.push(format!("reading the log: {error}"));
+            Ok(LogFact::Unread)
+        }
+    }
 }
 
 async fn peers(

@@ -2,17 +2,19 @@
 
 use std::time::{Duration, Instant};
 
+use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::wal::Owner;
 use tokio::task::JoinHandle;
 
 use crate::ask::{self, Answer};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
-use crate::contract::{Order, Phase, Run};
+use crate::contract::{EtcdSettings, Order, Phase, Run};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
 use crate::identity;
+use crate::mark;
 use crate::ready;
 use crate::render::{InitialCheck, Start, flags};
 use crate::supervise::{Keeper, Next};
@@ -48,7 +50,8 @@ impl Keeper {
     pub(crate) async fn supervise_etcd(&mut self, running: Running) -> Next {
         let timing = self.args.timing.clone();
         let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
-        let mut members = MembersPoll::new(timing.members_poll);
+        let mut members = Rounds::new(timing.members_poll);
+        let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
@@ -83,7 +86,16 @@ impl Keeper {
                     Meanwhile::Ended(ended) => return self.ended(&running, ended),
                 }
             }
-            if let Some(answer) = members.poll(|| self.ask_members(&running)).await {
+            match marks.poll(|| self.leave_mark(&running, applied)).await {
+                Some(Ok(index)) => {
+                    // The first mark follows its first sample soon.
+                    marks.due = marks.due.min(now() + if applied.is_none() { soon(timing.mark) } else { timing.mark });
+                    applied = Some(index);
+                }
+                Some(Err(error)) => tracing::debug!(%error, "no mark was left"),
+                None => {}
+            }
+            if let Some(Answer::Members(answer)) = members.poll(|| self.ask_members(&running)).await {
                 self.remember(&answer);
                 self.save("the members' endpoints");
                 if !answer.members.iter().any(|m| m.id == running.owner.member) {
@@ -122,6 +134,12 @@ impl Keeper {
         endpoints.push(running.order.etcd.client_url.clone());
         let (pki, cluster, limit) = (self.paths.pki(), running.owner.cluster, self.args.timing.ask);
         tokio::spawn(async move { ask::ask(&pki, &endpoints, cluster, limit).await })
+    }
+
+    fn leave_mark(&self, running: &Running, before: Option<u64>) -> JoinHandle<Result<u64, EtcdError>> {
+        let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
+        let EtcdSettings { client_url, peer_url, .. } = running.order.etcd.clone();
+        tokio::spawn(async move { mark::leave(&pki, &client_url, owner, &peer_url, before, limit).await })
     }
 
     /// The keeper was told to end: etcd goes first.
@@ -228,25 +246,22 @@ impl crate::supervise::Backoff {
     }
 }
 
-/// Asks for the member list now and then.
-struct MembersPoll {
+/// Something that is asked now and then, beside everything else.
+struct Rounds<T> {
     every: Duration,
     due: Instant,
-    asking: Option<JoinHandle<Answer>>,
+    asking: Option<JoinHandle<T>>,
 }
 
-impl MembersPoll {
+impl<T> Rounds<T> {
     fn new(every: Duration) -> Self {
         // The first time soon: a new member publishes its endpoint, and learns those of the others, within seconds.
-        Self { every, due: now() + every.min(Duration::from_secs(3)), asking: None }
+        Self { every, due: now() + soon(every), asking: None }
     }
 
-    async fn poll(&mut self, ask: impl FnOnce() -> JoinHandle<Answer>) -> Option<etcd_operator_etcd::client::Members> {
+    async fn poll(&mut self, ask: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
         match self.asking.take() {
-            Some(asking) if asking.is_finished() => match asking.await {
-                Ok(Answer::Members(members)) => Some(members),
-                Ok(Answer::Nothing(_)) | Err(_) => None,
-            },
+            Some(asking) if asking.is_finished() => asking.await.ok(),
             Some(asking) => {
                 self.asking = Some(asking);
                 None
@@ -261,10 +276,14 @@ impl MembersPoll {
     }
 }
 
-impl Drop for MembersPoll {
+impl<T> Drop for Rounds<T> {
     fn drop(&mut self) {
         if let Some(asking) = &self.asking {
             asking.abort();
         }
     }
+}
+
+fn soon(every: Duration) -> Duration {
+    every.min(Duration::from_secs(3))
 }

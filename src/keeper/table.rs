@@ -20,6 +20,8 @@ pub struct Facts {
     pub data: DataFact,
     /// What a linearizable member list of the right cluster says.
     pub peers: PeersFact,
+    /// How far its log reaches.
+    pub log: LogFact,
     /// A permission that was not used yet.
     pub permission: PermissionFact,
     /// Whether the order wants the data of a removed member archived.
@@ -106,6 +108,17 @@ fact!(
         Unstarted,
         /// It is listed, with a name.
         Started,
+    }
+);
+fact!(
+    /// How far the log reaches, beside the mark that this member left with the others ([`crate::mark`]).
+    LogFact {
+        /// As far as the mark, or there is none; or nobody could be asked.
+        Whole,
+        /// Not as far: entries that this member had, and promised to keep, are gone.
+        Behind,
+        /// Who answered for the members did not answer for the mark.
+        Unread,
     }
 );
 fact!(
@@ -209,7 +222,11 @@ fn known(facts: &Facts) -> Decision {
         (PeersFact::NoAnswer | PeersFact::NotListed, DataFact::Damaged) => Decision::Wait(Reason::DamagedData),
         (PeersFact::NotListed, DataFact::Empty) => Decision::Wait(Reason::NotAddedYet),
         (PeersFact::NotListed, DataFact::Mine) => Decision::RecordRemoval(Reason::MemberRemoved),
-        (PeersFact::Unstarted | PeersFact::Started, DataFact::Mine) => Decision::Start(Reason::Listed),
+        (PeersFact::Unstarted | PeersFact::Started, DataFact::Mine) => match facts.log {
+            LogFact::Whole => Decision::Start(Reason::Listed),
+            LogFact::Behind => Decision::Refuse(Reason::LogBehind),
+            LogFact::Unread => Decision::Wait(Reason::MarkUnread),
+        },
         (PeersFact::Unstarted | PeersFact::Started, DataFact::Foreign) => Decision::Archive(Reason::ArchivingForeign),
         (PeersFact::Unstarted | PeersFact::Started, DataFact::Damaged) => Decision::Refuse(Reason::DataLost),
         (PeersFact::Started, DataFact::Empty) => Decision::Refuse(Reason::DataLost),
@@ -266,6 +283,10 @@ pub enum Reason {
     DataLost,
     /// A listed member, no data, no state.
     StateLost,
+    /// A listed member whose log lacks entries that it had.
+    LogBehind,
+    /// How far the log should reach could not be read.
+    MarkUnread,
     /// The member was removed.
     MemberRemoved,
     /// Another member's data is moved away.
@@ -320,6 +341,8 @@ impl Reason {
         Self::DamagedData,
         Self::DataLost,
         Self::StateLost,
+        Self::LogBehind,
+        Self::MarkUnread,
         Self::MemberRemoved,
         Self::ArchivingForeign,
         Self::ArchivingRemoved,
@@ -373,6 +396,13 @@ impl Reason {
             Self::StateLost => {
                 "the cluster lists this member, there is no data, and the keeper's state file is gone, so nobody knows whether it ran \
                  here: the controller must remove the member and add a new one"
+            }
+            Self::LogBehind => {
+                "the log here ends before entries that this member had: the disk is an older copy, or was cut short. It must not come back \
+                 under its ID, which promised to keep them: the controller must remove the member and add a new one"
+            }
+            Self::MarkUnread => {
+                "the members answer, but how far this member's log should reach could not be read from them: asking again"
             }
             Self::MemberRemoved => {
                 "the member was removed from the cluster: it never runs again. Its data stays until it is archived on order"

@@ -11,6 +11,7 @@ const BASE: Facts = Facts {
     history: History::NeverRan,
     data: DataFact::Empty,
     peers: PeersFact::NoAnswer,
+    log: LogFact::Whole,
     permission: PermissionFact::Absent,
     archive: ArchiveFact::NotOrdered,
 };
@@ -24,8 +25,8 @@ fn all() -> impl Iterator<Item = Facts> {
         };
     }
     vary!(disk: Disk, order: OrderFact, identity: IdentityFact, history: History, data: DataFact, peers: PeersFact,
-          permission: PermissionFact, archive: ArchiveFact);
-    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 4 * 2 * 2);
+          log: LogFact, permission: PermissionFact, archive: ArchiveFact);
+    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 4 * 3 * 2 * 2);
     all.into_iter()
 }
 
@@ -59,6 +60,11 @@ fn each_row_of_the_table() {
     ];
     for (peers, data, history, expected) in rows {
         assert_eq!(decide(&Facts { peers, data, history, ..BASE }), expected, "{peers:?} {data:?} {history:?}");
+    }
+    for peers in [Unstarted, Started] {
+        let mine = Facts { peers, data: Mine, history: History::RanHere, ..BASE };
+        assert_eq!(decide(&Facts { log: LogFact::Behind, ..mine }), Decision::Refuse(Reason::LogBehind));
+        assert_eq!(decide(&Facts { log: LogFact::Unread, ..mine }), Decision::Wait(Reason::MarkUnread));
     }
     let permitted = Facts { identity: IdentityFact::Unknown, permission: PermissionFact::Bootstrap, ..BASE };
     assert_eq!(decide(&permitted), Decision::Bootstrap(Reason::Bootstrapping));
@@ -139,7 +145,8 @@ fn a_node_that_was_not_added_touches_no_data_and_founds_no_cluster_beside_one_th
 
 /// With this, the rows above stand for all facts.
 #[test]
-fn history_counts_at_a_first_start_a_permission_without_an_identity_an_order_to_archive_after_a_removal() {
+fn history_counts_at_a_first_start_the_log_of_a_listed_member_a_permission_without_an_identity_an_order_to_archive_after_a_removal()
+ {
     for facts in all() {
         let decision = decide(&facts);
         let first_start =
@@ -147,6 +154,12 @@ fn history_counts_at_a_first_start_a_permission_without_an_identity_an_order_to_
         if !first_start {
             for history in History::ALL {
                 assert_eq!(decide(&Facts { history: *history, ..facts }), decision, "{history:?} instead of {facts:?}");
+            }
+        }
+        let listed = matches!(facts.peers, PeersFact::Unstarted | PeersFact::Started);
+        if (facts.identity, facts.data, listed) != (IdentityFact::Known, DataFact::Mine, true) {
+            for log in LogFact::ALL {
+                assert_eq!(decide(&Facts { log: *log, ..facts }), decision, "{log:?} instead of {facts:?}");
             }
         }
         if facts.identity != IdentityFact::Unknown {
@@ -176,6 +189,7 @@ fn catastrophe(facts: &Facts, decision: Decision) -> Option<&'static str> {
         return Some("a member that the cluster does not list was started");
     }
     match decision {
+        Decision::Start(_) if listed && facts.log != LogFact::Whole => Some("started on a log that lacks what it held"),
         Decision::Start(_) if facts.data != DataFact::Mine || facts.identity != IdentityFact::Known => {
             Some("started on data that is not this member's")
         }
@@ -231,6 +245,10 @@ fn the_check_for_catastrophes_sees_them() {
         (BASE, Decision::Bootstrap(Reason::Bootstrapping)),
         (Facts { data: DataFact::Foreign, ..BASE }, Decision::Archive(Reason::ArchivingForeign)),
         (Facts { data: DataFact::Mine, identity: IdentityFact::Removed, ..BASE }, Decision::Start(Reason::Listed)),
+        (
+            Facts { peers: PeersFact::Started, data: DataFact::Mine, log: LogFact::Behind, ..BASE },
+            Decision::Start(Reason::Listed),
+        ),
         (Facts { peers: PeersFact::Unstarted, history: History::RanHere, ..BASE }, Decision::Join(Reason::Joining)),
     ];
     for (facts, decision) in cases {
@@ -239,13 +257,13 @@ fn the_check_for_catastrophes_sees_them() {
 }
 
 #[test]
-fn a_member_with_its_data_starts_unless_the_cluster_says_that_it_is_gone() {
+fn a_member_with_its_data_starts_unless_the_cluster_says_that_it_is_gone_or_was_further() {
     for facts in all() {
         let healthy = facts.disk == Disk::Right
             && facts.order == OrderFact::Run
             && facts.identity == IdentityFact::Known
             && facts.data == DataFact::Mine
-            && facts.peers != PeersFact::NotListed;
+            && (facts.peers == PeersFact::NoAnswer || facts.peers != PeersFact::NotListed && facts.log == LogFact::Whole);
         if healthy {
             assert!(matches!(decide(&facts), Decision::Start(_)), "{facts:?}");
         }

@@ -6,7 +6,7 @@ use crate::grow::{CAUGHT_UP_ENTRIES, listed};
 use crate::{EtcdHealth, EtcdMember, KeeperView, Node, NodeName, Observed, Plan, Seat, Step, quorum};
 
 /// The keeper's words (`keeper/table.rs`) for data that is gone: its ID must never run again, and a new one has nothing to lose.
-pub const DATA_IS_GONE: [&str; 2] = ["DataLost", "StateLost"];
+pub const DATA_IS_GONE: [&str; 3] = ["DataLost", "StateLost", "LogBehind"];
 /// Evictions of this many patiences ago say nothing about a node any more: an hour by default. Zones count again then.
 const LATELY_PATIENCES: u64 = 12;
 

@@ -49,7 +49,7 @@ fn away_of_five(nodes: usize) -> Observed {
 
 #[test]
 fn a_voter_without_its_data_is_removed_at_once_and_its_node_gets_a_new_one() {
-    for reason in ["DataLost", "StateLost"] {
+    for reason in ["DataLost", "StateLost", "LogBehind"] {
         let mut o = refused(reason);
         removes(&o, 3);
         members(&mut o).retain(|m| m.id != id(3));

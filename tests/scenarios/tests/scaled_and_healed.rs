@@ -1,7 +1,8 @@
 //! After the pivot the member set is the operator's to keep: `kubectl scale` up and down on the cluster's own etcd, and members that are lost (F5, F8,
-//! F11, F31).
+//! F11, F12, F31).
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use etcd_operator_bed::faults::{self, Process, Signal};
@@ -76,7 +77,9 @@ fn lost_members_are_replaced() {
             wiped(&stage, &node(follower), "a follower");
             wiped(&stage, &node(&stage.leader()), "the leader");
             removed_by_hand(&stage, "cp2");
+            let image = Image::of(&stage, &node("cp2"));
             gone(&stage, &node("cp3"));
+            image.rolled_back(&stage);
         },
     );
     assert!(verdict.violations.is_empty(), "{:#?}", verdict.violations);
@@ -128,6 +131,47 @@ fn removed_by_hand(stage: &Stage, node: &str) {
     stage.until("etcd takes the removal", LIMIT, || stage.bed.etcdctl(&endpoint, &["member", "remove", &id]).is_ok());
     let new = replaced(stage, &before, &format!("{node}'s member was removed by hand"));
     assert_eq!(new.len(), 1, "{new:?}");
+}
+
+/// A disk as it was.
+struct Image {
+    node: Node,
+    member: String,
+    copy: PathBuf,
+    /// What the member had applied then.
+    applied: u64,
+}
+
+impl Image {
+    /// Taken of the running member: its log then breaks off like one after a power cut.
+    fn of(stage: &Stage, node: &Node) -> Self {
+        let member = stage.members().into_iter().find(|m| m.starts_with(&node.name)).expect("its member");
+        let data = stage.bed.layout.disk(node, &format!("var/lib/etcd/kube-system/kube-etcd/{member}"));
+        let copy = stage.bed.layout.disk(node, "var/lib/image");
+        assert!(Command::new("cp").arg("-a").arg(&data).arg(&copy).status().unwrap().success());
+        let status = stage.bed.etcdctl(&format!("https://{}:2379", node.ip()), &["endpoint", "status", "-w", "json"]).unwrap();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let applied = status[0]["Status"]["raftAppliedIndex"].as_u64().unwrap();
+        Self { node: node.clone(), member, copy, applied }
+    }
+
+    /// The disk is as it was then, under the same member: it is found out by the mark that the member has left with the others since.
+    fn rolled_back(&self, stage: &Stage) {
+        let (node, before) = (&self.node, stage.members());
+        let (key, endpoint) = (format!("etcd-operator/marks/https://{}:2380", node.ip()), format!("https://{}:2379", node.ip()));
+        let mark = || {
+            let value = stage.bed.etcdctl(&endpoint, &["get", &key, "--print-value-only"]).ok()?;
+            serde_json::from_str::<Value>(&value).ok()?["index"].as_u64()
+        };
+        stage.until("the member leaves a later mark", LIMIT, || mark().is_some_and(|mark| mark > self.applied));
+        let data = stage.bed.layout.disk(node, &format!("var/lib/etcd/kube-system/kube-etcd/{}", self.member));
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(&self.copy, &data).unwrap();
+        faults::signal(node, Process::Etcd, Signal::Kill).unwrap();
+        let new = replaced(stage, &before, &format!("the disk of {} was rolled back", node.name));
+        assert!(matches!(&new[..], [one] if one.starts_with(&node.name)), "{new:?}");
+        assert!(archived(stage, node).iter().any(|name| name.starts_with(&self.member)), "the old data is archived");
+    }
 }
 
 /// A machine is gone: another node takes over.
