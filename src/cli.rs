@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use etcd_operator_keeper::KeeperArgs;
 
 use crate::controller::{self, ControllerArgs, LeaseTimes};
 use crate::pivot::PivotArgs;
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 
 /// Self-hosted etcd for Kubernetes.
 #[derive(Parser)]
@@ -97,6 +98,9 @@ pub struct ControllerFlags {
     /// How long a voter must be down, and its node gone or NotReady, before another node takes its place, in seconds.
     #[arg(long, env = "ETCD_OPERATOR_REPLACE_AFTER", default_value_t = 300, value_parser = clap::value_parser!(u64).range(60..))]
     replace_after: u64,
+    /// Where /metrics, /livez and /readyz are served, plain HTTP. Replicas that share a node take the next of four ports. "off" = nowhere.
+    #[arg(long, env = "ETCD_OPERATOR_METRICS_ADDRESS", default_value = "0.0.0.0:23791", value_parser = metrics_address)]
+    metrics_address: MetricsAddress,
     /// How long other replicas wait before they take over, in seconds.
     #[arg(long, default_value_t = 15)]
     lease_duration: u64,
@@ -106,6 +110,18 @@ pub struct ControllerFlags {
     /// Pause between tries to renew, in seconds.
     #[arg(long, default_value_t = 2)]
     lease_retry: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MetricsAddress(Option<SocketAddr>);
+
+fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+    match text {
+        "off" => Ok(MetricsAddress(None)),
+        address => {
+            address.parse().map(|address| MetricsAddress(Some(address))).map_err(|_| "expected <IP>:<port>, or off".into())
+        }
+    }
 }
 
 impl From<ControllerFlags> for ControllerArgs {
@@ -122,6 +138,8 @@ impl From<ControllerFlags> for ControllerArgs {
                 renew_deadline: Duration::from_secs(flags.lease_renew_deadline),
                 retry: Duration::from_secs(flags.lease_retry),
             },
+            metrics: Metrics::default(),
+            metrics_address: flags.metrics_address.0,
             binary: None,
         }
     }

@@ -120,9 +120,74 @@ fn the_api_server_takes_what_is_good_and_refuses_what_is_not() {
     immutable_fields(&api);
     scaling(&api);
     applying_twice_changes_nothing(&api);
+    a_controller_shows_what_it_does(&api);
     who_may_do_what(&api);
     agents_write_only_of_their_own_node(&api);
     what_the_datastore_hangs_on_is_not_deleted_by_mistake(&api);
+}
+
+/// Ended with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn http(port: u16, path: &str) -> Option<String> {
+    use std::io::Read;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// The shipped program, on EtcdClusters that have no CA.
+fn a_controller_shows_what_it_does(api: &Api) {
+    let port = PORT.parse::<u16>().unwrap() + 5;
+    let controller = |holder: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_etcd-operator"));
+        command.args(["controller", "--holder", holder, "--metrics-address", &format!("127.0.0.1:{port}"), "--kubeconfig"]);
+        command.arg(api.folder.path().join("admin.kubeconfig")).env("RUST_LOG", "warn").env_remove("KUBECONFIG");
+        Running(command.spawn().unwrap())
+    };
+    let until = |what: &str, port: u16, path: &str, lines: &[&str]| {
+        let mut last = None;
+        for _ in 0..300 {
+            last = http(port, path);
+            if last.as_ref().is_some_and(|text| lines.iter().all(|line| text.contains(line))) {
+                return last.unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("{what} within 30 s: {}", last.unwrap_or_default());
+    };
+    let mut first = controller("first");
+    let held = r#"etcd_operator_hold{cluster="kube-etcd",reason="CaSecretUnusable"} 1"#;
+    let text = until("it leads and says why it holds", port, "/metrics", &["etcd_operator_leading 1", held]);
+    for line in [
+        r#"etcd_operator_condition{cluster="kube-etcd",type="Ready"} 0"#,
+        r#"etcd_operator_passes_total{cluster="kube-etcd",outcome="holds"}"#,
+        r#"etcd_operator_api_call_duration_seconds_count{verb="watch",resource="etcdclusters",code="200"} 1"#,
+        r#"etcd_operator_api_call_duration_seconds_count{verb="update",resource="etcdclusters/status",code="200"}"#,
+        "etcd_operator_size_wanted{cluster=\"kube-etcd\"} ",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    until("it is ready", port, "/readyz", &["200 OK"]);
+    until("it lives", port, "/livez", &["200 OK"]);
+    // Another one on the same node: the next port, and nothing to say of clusters that it does not lead.
+    let _second = controller("second");
+    let text = until("the other one answers", port + 1, "/metrics", &["etcd_operator_leading 0", "# EOF"]);
+    assert!(!text.contains("etcd_operator_hold{"), "{text}");
+    until("the other one is ready", port + 1, "/readyz", &["200 OK"]);
+    let pid = rustix::process::Pid::from_child(&first.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(first.0.wait().unwrap().success(), "it ends well when it is told to");
+    until("the other one takes over", port + 1, "/metrics", &["etcd_operator_leading 1", held]);
 }
 
 fn good_clusters(api: &Api) {

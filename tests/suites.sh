@@ -65,6 +65,7 @@ cargo build --locked -q --workspace --all-targets || { echo "the build failed" >
 check fmt cargo fmt --all --check
 check clippy cargo clippy --locked -q --workspace --all-targets -- -D warnings
 check crds crds_are_current
+check alerts tests/monitoring.sh
 suite unit cargo test --locked -q -p etcd-operator -p etcd-operator-api -p etcd-operator-etcd -p etcd-operator-client -p etcd-operator-bed -p etcd-operator-crash --lib --bins
 suite docs cargo test --locked -q -p etcd-operator --test docs
 # With the optimisation of the image on the bed, which is built for it anyway: ten times as fast.

@@ -1,6 +1,6 @@
 //! The choice among several API servers, below kube's client.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -13,6 +13,7 @@ use tower::BoxError;
 
 use crate::REQUEST_TIMEOUT;
 use crate::clock;
+use crate::observer::{self, ApiCall, CallObserver};
 
 type AnyBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     servers: Vec<Server>,
     choice: watch::Sender<Choice>,
     kick: Arc<Notify>,
+    observer: OnceLock<Arc<dyn CallObserver>>,
 }
 
 /// Why a request got no answer. The text goes to logs and conditions.
@@ -48,7 +50,7 @@ impl Shared {
     /// `servers` must not be empty.
     pub(crate) fn new(servers: Vec<Server>) -> Self {
         let (choice, _) = watch::channel(Choice { index: 0, round: 0 });
-        Self { servers, choice, kick: Arc::new(Notify::new()) }
+        Self { servers, choice, kick: Arc::new(Notify::new()), observer: OnceLock::new() }
     }
 
     pub(crate) fn servers(&self) -> &[Server] {
@@ -87,6 +89,20 @@ impl Shared {
     /// Ends all that waits for a server, without moving: the next attempts make new connections.
     pub(crate) fn cut(&self) {
         self.choice.send_modify(|choice| choice.round += 1);
+    }
+
+    pub(crate) fn observe(&self, observer: Arc<dyn CallObserver>) {
+        let _ = self.observer.set(observer);
+    }
+
+    async fn observed_call(&self, request: Request<Body>) -> Result<Response<AnyBody>, BoxError> {
+        let Some(observer) = self.observer.get() else { return self.call(request).await };
+        let (verb, resource) = observer::kind(&request, is_watch(&request));
+        let since = clock::instant();
+        let result = self.call(request).await;
+        let code = result.as_ref().ok().map(|response| response.status().as_u16());
+        observer.called(&ApiCall { verb, resource, code, took: since.elapsed() });
+        result
     }
 
     async fn call(&self, request: Request<Body>) -> Result<Response<AnyBody>, BoxError> {
@@ -147,7 +163,7 @@ pub(crate) fn client(shared: &Arc<Shared>, namespace: &str) -> Client {
     let shared = Arc::clone(shared);
     let service = tower::service_fn(move |request: Request<Body>| {
         let shared = Arc::clone(&shared);
-        async move { shared.call(request).await }
+        async move { shared.observed_call(request).await }
     });
     Client::new(service, namespace)
 }

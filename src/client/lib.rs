@@ -7,6 +7,7 @@
 
 pub mod clock;
 mod failover;
+mod observer;
 mod probe;
 
 use std::path::PathBuf;
@@ -17,6 +18,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use failover::{Server, Shared};
+
+pub use observer::{ApiCall, CallObserver};
 
 /// How long to wait for a TCP and TLS connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -114,6 +117,11 @@ impl ApiServers {
     #[must_use]
     pub fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// Has each call told to somebody; once.
+    pub fn observe(&self, observer: Arc<dyn CallObserver>) {
+        self.shared.observe(observer);
     }
 
     /// The namespace of the service account or of the kubeconfig's context.

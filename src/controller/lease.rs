@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock;
+use crate::telemetry::Metrics;
 
 /// Name of the Lease.
 const NAME: &str = "etcd-operator";
@@ -48,13 +49,13 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Starts to claim the Lease in the background.
-    pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes) -> Self {
+    pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes, metrics: Metrics) -> Self {
         let (held_tx, held) = watch::channel(false);
         let turns = Arc::new(AtomicU64::new(0));
         let (aside, stands_aside) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
         let (done_tx, done) = watch::channel(false);
-        let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None };
+        let keeper = Keeper { api: Api::namespaced(client, namespace), holder: holder.to_owned(), times, seen: None, metrics };
         let counts = Arc::clone(&turns);
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -111,6 +112,7 @@ struct Keeper {
     holder: String,
     times: LeaseTimes,
     seen: Option<Seen>,
+    metrics: Metrics,
 }
 
 impl Keeper {
@@ -160,6 +162,7 @@ impl Keeper {
             if renewed.elapsed() >= self.times.renew_deadline {
                 set(held, false);
             }
+            self.metrics.set_leading(*held.borrow());
             tokio::select! {
                 () = clock::sleep(self.times.retry) => {}
                 Ok(()) = aside.changed() => {}

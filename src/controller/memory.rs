@@ -60,6 +60,8 @@ pub(crate) struct Memory {
     pub(crate) count: Option<String>,
     /// The clients' counts that were logged last.
     pub(crate) clients_told: Vec<RemoteClient>,
+    /// Why it is held, and since when, ms.
+    pub(crate) hold_since: Option<(String, u64)>,
     /// Text of the last Event, so that one is not repeated.
     pub(crate) last_event: String,
 }
@@ -98,6 +100,7 @@ impl Memory {
             listening_since: None,
             count: None,
             clients_told: Vec::new(),
+            hold_since: None,
             last_event: String::new(),
         }
     }

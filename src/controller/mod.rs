@@ -4,10 +4,12 @@
 mod act;
 mod endpoints;
 mod etcd;
+mod figures;
 mod hand_over;
 mod leader;
 mod lease;
 mod losses;
+mod measured;
 mod member_states;
 mod members;
 mod memory;
@@ -22,6 +24,7 @@ mod structure;
 mod words;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,7 +38,10 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client};
 
+use crate::clock;
 use crate::pki::PkiError;
+use crate::telemetry::metrics::Outcome;
+use crate::telemetry::{Metrics, http};
 
 pub use lease::LeaseTimes;
 
@@ -65,6 +71,10 @@ pub struct ControllerArgs {
     pub learner_patience: Duration,
     /// How long a voter must be down, and its node gone, before another node takes its place.
     pub replace_after: Duration,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Where that is served; `None` = nowhere.
+    pub metrics_address: Option<SocketAddr>,
     /// SHA-256 (hex) of the controller's own binary, which all keepers are to be; `None` = read at the start.
     pub binary: Option<String>,
 }
@@ -106,6 +116,9 @@ pub enum ControllerError {
     /// The object in hand lacks something that the API always sets.
     #[error("{0}")]
     Object(String),
+    /// Only another process would do better.
+    #[error("this process ends, so that the kubelet starts it anew: {0}")]
+    Stuck(String),
 }
 
 /// Adds what was being done to an error of the API.
@@ -152,8 +165,15 @@ pub async fn run(mut args: ControllerArgs) -> Result<(), ControllerError> {
     }
     let servers = ApiServers::connect(&args.api).await?;
     tracing::info!(holder = %args.holder, servers = ?servers.urls(), "controller started");
-    serve(args, servers.client(), Arc::new(Grpc), crate::telemetry::told_to_stop()).await;
-    Ok(())
+    let metrics = args.metrics.clone();
+    servers.observe(Arc::new(metrics.clone()));
+    if let Some(address) = args.metrics_address {
+        tokio::spawn(http::serve(address, metrics.clone()));
+    }
+    tokio::select! {
+        () = serve(args, servers.client(), Arc::new(Grpc), crate::telemetry::told_to_stop()) => Ok(()),
+        why = http::watchdog(metrics) => Err(ControllerError::Stuck(why)),
+    }
 }
 
 /// Without it no keeper is handed over; all else goes on.
@@ -171,13 +191,13 @@ async fn own_binary() -> Option<String> {
 
 /// The controller itself, until it is told to stop. When it is dropped, all that it has under way ends with it.
 pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, told_to_stop: impl Future<Output = ()>) {
-    let lease = lease::Claim::start(client.clone(), &args.namespace, &args.holder, args.lease);
+    let lease = lease::Claim::start(client.clone(), &args.namespace, &args.holder, args.lease, args.metrics.clone());
     let reporter = Reporter { controller: "etcd-operator".into(), instance: Some(args.holder.clone()) };
     let context = Arc::new(Context {
         recorder: Recorder::new(client.clone(), reporter),
         client: client.clone(),
         lease: lease.clone(),
-        dial,
+        dial: Arc::new(measured::Measured { inner: dial, metrics: args.metrics.clone() }),
         memories: Mutex::default(),
         stopping: AtomicBool::new(false),
         asides: AtomicU32::new(0),
@@ -214,7 +234,7 @@ async fn stop(context: &Context, told_to_stop: impl Future<Output = ()>) {
             drop(memory.lock().await);
         }
     };
-    let _ = crate::clock::within(LAST_PASS, finished).await;
+    let _ = clock::within(LAST_PASS, finished).await;
 }
 
 async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Action, ControllerError> {
@@ -222,24 +242,38 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
     let name = cluster.metadata.name.clone().unwrap_or_default();
+    let since = clock::instant();
+    let result = reconcile_one(&cluster, &name, &context).await;
+    let outcome = match &result {
+        Ok((outcome, _)) => *outcome,
+        Err(error) if is_conflict(error) => Outcome::Conflict,
+        Err(_) => Outcome::Error,
+    };
+    context.args.metrics.pass(&name, outcome, since.elapsed());
+    result.map(|(_, action)| action)
+}
+
+async fn reconcile_one(cluster: &EtcdCluster, name: &str, context: &Context) -> Result<(Outcome, Action), ControllerError> {
     if cluster.metadata.namespace.as_deref() != Some(&context.args.namespace) {
-        status::refuse_namespace(&context, &cluster).await?;
-        return Ok(Action::await_change());
+        status::refuse_namespace(context, cluster).await?;
+        return Ok((Outcome::Holds, Action::await_change()));
     }
-    let memory = context.memory(&name);
+    let memory = context.memory(name);
     let mut memory = memory.lock().await;
     if memory.turn != context.lease.turn() {
         *memory = memory::Memory::new(context.dial.clone(), context.lease.turn());
     }
-    let look_again = pass::run(&context, &name, &mut memory).await?;
-    Ok(Action::requeue(look_again.unwrap_or(SETTLED_LOOK)))
+    let (outcome, look_again) = pass::run(context, name, &mut memory).await?;
+    Ok((outcome, Action::requeue(look_again.unwrap_or(SETTLED_LOOK))))
+}
+
+fn is_conflict(error: &ControllerError) -> bool {
+    matches!(error, ControllerError::Api { source, .. } if members::is_conflict(source))
 }
 
 fn after_error(cluster: Arc<EtcdCluster>, error: &ControllerError, _: Arc<Context>) -> Action {
     let name = cluster.metadata.name.clone().unwrap_or_default();
-    if let ControllerError::Api { source, .. } = error
-        && members::is_conflict(source)
-    {
+    if is_conflict(error) {
         tracing::debug!(cluster = %name, error = %error, "somebody else wrote first, the pass is repeated");
         return Action::requeue(AFTER_CONFLICT);
     }

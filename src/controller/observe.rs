@@ -289,7 +289,12 @@ fn note_down(view: &View, memory: &mut Memory, grace_ms: u64) {
     let seat = |seat: &EtcdMember| plan::SeatSeen {
         node: plan::NodeName(seat.spec.node_name.clone()),
         is_away: view.is_away(&seat.spec.node_name),
-        member: seat.spec.seat.as_ref().and_then(|s| s.order.member_id.as_deref()?.parse().ok()).map(|id: MemberId| plan::MemberId(id.0)),
+        member: seat
+            .spec
+            .seat
+            .as_ref()
+            .and_then(|s| s.order.member_id.as_deref()?.parse().ok())
+            .map(|id: MemberId| plan::MemberId(id.0)),
     };
     let seats: Vec<_> = view.seats().into_iter().map(seat).collect();
     memory.absences.note(view.now_ms, grace_ms, &down, &seats);

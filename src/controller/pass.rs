@@ -4,13 +4,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use etcd_operator_api::cluster::Intent;
-use etcd_operator_plan::{ClientCounts, Observed, Plan, Step, WaitFor};
+use etcd_operator_plan::{self as plan, ClientCounts, Observed, Plan, Step, WaitFor};
 
 use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
-use super::{Context, ControllerError, act, endpoints as published, etcd, losses, preflight, progress, status, structure};
+use super::{
+    Context, ControllerError, act, endpoints as published, etcd, figures, losses, preflight, progress, status, structure,
+};
 use crate::clock;
+use crate::telemetry::metrics;
 
 /// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
 const INTENT_LASTS_MS: u64 = 30_000;
@@ -32,21 +35,29 @@ const BREAK_MS: u64 = 9_000;
 /// How long this replica then does not lead: for another to see the free Lease, which takes it 2 s.
 const STANDS_ASIDE: Duration = Duration::from_secs(10);
 
-/// Runs one pass. Returns how soon to look again; `None` = when something changes.
-pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> Result<Option<Duration>, ControllerError> {
-    let Some(view) = observe(context, name, memory).await? else { return Ok(None) };
+/// Runs one pass. Returns what came of it, and how soon to look again; `None` = when something changes.
+pub(crate) async fn run(
+    context: &Context,
+    name: &str,
+    memory: &mut Memory,
+) -> Result<(metrics::Outcome, Option<Duration>), ControllerError> {
+    use metrics::Outcome::{Holds, Settled, Step, Waits};
+    let Some(view) = observe(context, name, memory).await? else {
+        context.args.metrics.set_cluster(name, None);
+        return Ok((Settled, None));
+    };
     progress::note(&view, memory, context.args.learner_patience_ms());
     if !view.cluster.spec.paused
         && (structure::ensure(context, &view, memory).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
             || progress::ensure(context, &view, memory).await? > 0)
     {
-        return Ok(Some(AFTER_STEP));
+        return Ok((Step, Some(AFTER_STEP)));
     }
     structure::note_signal(&view, memory);
     let silent = etcd_is_silent(context, &view, memory);
     let seen = observed(&view, memory, &context.args);
-    let plan = etcd_operator_plan::plan(&seen);
+    let plan = plan::plan(&seen);
     tracing::debug!(cluster = name, plan = ?plan, "planned");
     if plan == Plan::Done {
         memory.drains_in_vain.clear();
@@ -66,20 +77,35 @@ pub(crate) async fn run(context: &Context, name: &str, memory: &mut Memory) -> R
         tracing::warn!(cluster = name, "etcd does not answer this replica, though the API does: another one may lead");
         context.lease.stand_aside(STANDS_ASIDE);
     }
+    context.args.metrics.set_cluster(name, Some(figures::of(&view, memory, &seen, &plan, &new)));
     let written = status::write(context, &view, new, &plan, memory).await?;
     preflight::repeat(context, &view, memory, &seen.preflight).await?;
     match &plan {
-        Plan::Do(step) if step.is_disruptive() => disruptive(context, &view, &seen, memory, step, written).await.map(Some),
+        Plan::Do(step) if step.is_disruptive() => {
+            disruptive(context, &view, &seen, memory, step, written).await.map(|pause| (Step, Some(pause)))
+        }
         Plan::Do(step) => {
             tracing::info!(cluster = name, step = ?step, "step");
-            act::act(context, &view, memory, step).await?;
+            act(context, &view, memory, step).await?;
             // The agents count every half second.
-            Ok(Some(if *step == Step::CountClients { AFTER_STEP * 5 } else { AFTER_STEP }))
+            Ok((Step, Some(if *step == plan::Step::CountClients { AFTER_STEP * 5 } else { AFTER_STEP })))
         }
-        Plan::Wait { look_again_ms, .. } => Ok(Some(Duration::from_millis(*look_again_ms))),
-        Plan::Hold { .. } => Ok(Some(Duration::from_millis(etcd_operator_plan::SLOW_LOOK_MS))),
-        Plan::Done => Ok(None),
+        Plan::Wait { look_again_ms, .. } => Ok((Waits, Some(Duration::from_millis(*look_again_ms)))),
+        Plan::Hold { .. } => Ok((Holds, Some(Duration::from_millis(plan::SLOW_LOOK_MS)))),
+        Plan::Done => Ok((Settled, None)),
     }
+}
+
+/// Carries a step out, and counts it.
+async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<Outcome, ControllerError> {
+    let done = act::act(context, view, memory, step).await;
+    let outcome = match &done {
+        Ok(Outcome::Done) => "done",
+        Ok(Outcome::NotYet) => "not_yet",
+        Err(_) => "error",
+    };
+    context.args.metrics.step(&view.name(), step.kind(), outcome);
+    done
 }
 
 /// Whether etcd has not answered for so long that another replica should try. The API that this one was read from rests on the very etcd of a
@@ -156,7 +182,7 @@ async fn disruptive(
         return Ok(AFTER_STEP);
     }
     tracing::info!(cluster = %view.name(), step = ?step, "step");
-    let done = act::act(context, view, memory, step).await;
+    let done = act(context, view, memory, step).await;
     if !matches!(done, Ok(Outcome::NotYet)) {
         status::event(context, view, seen, step, done.as_ref().err()).await;
     }

@@ -75,6 +75,27 @@ pub enum ErrorKind {
     Other,
 }
 
+impl ErrorKind {
+    /// As a label of metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::MemberNotFound => "member_not_found",
+            Self::PeerUrlExists => "peer_url_exists",
+            Self::LearnerNotReady => "learner_not_ready",
+            Self::NotLearner => "not_learner",
+            Self::UnhealthyCluster => "unhealthy_cluster",
+            Self::TooManyLearners => "too_many_learners",
+            Self::NotLeader => "not_leader",
+            Self::NoLeader => "no_leader",
+            Self::LearnerCannotServe => "learner_cannot_serve",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Kind of a gRPC status.
 #[must_use]
 pub fn classify(status: &Status) -> ErrorKind {

@@ -135,6 +135,30 @@ pub enum Removal {
 }
 
 impl Step {
+    /// Its kind, as one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RunPreflight => "RunPreflight",
+            Self::SnapshotBoot => "SnapshotBoot",
+            Self::AssignSeats { .. } => "AssignSeats",
+            Self::AddLearner { .. } => "AddLearner",
+            Self::StartMember { .. } => "StartMember",
+            Self::CountClients => "CountClients",
+            Self::Promote { .. } => "Promote",
+            Self::CheckGate => "CheckGate",
+            Self::MoveLeader { .. } => "MoveLeader",
+            Self::RemoveBoot { .. } => "RemoveBoot",
+            Self::WithdrawBootDrain => "WithdrawBootDrain",
+            Self::TombstoneBoot => "TombstoneBoot",
+            Self::RemoveMember { .. } => "RemoveMember",
+            Self::Evict { .. } => "Evict",
+            Self::Unseat { .. } => "Unseat",
+            Self::HandOverKeeper { .. } => "HandOverKeeper",
+            Self::CallOffHandOver { .. } => "CallOffHandOver",
+        }
+    }
+
     /// Whether the step changes the membership or its seats, or takes something down, so that it needs a recorded intent and a guard.
     #[must_use]
     pub fn is_disruptive(&self) -> bool {

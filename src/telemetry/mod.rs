@@ -1,4 +1,10 @@
-//! Logs: one line each, to stderr; JSON when stderr is not a terminal.
+//! Logs: one line each, to stderr; JSON when stderr is not a terminal. Metrics and health over HTTP.
+
+mod contact;
+pub mod http;
+pub mod metrics;
+
+pub use metrics::Metrics;
 
 use std::io::IsTerminal;
 

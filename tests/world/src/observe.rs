@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node, NodeName,
-    Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen,
+    Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node,
+    NodeName, Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen,
 };
 
 use crate::api::{Api, SeatObject};

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use etcd_operator::controller::{ControllerArgs, LeaseTimes};
+use etcd_operator::telemetry::Metrics;
 use etcd_operator_client::{ApiServers, ClientOptions, clock};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -380,6 +381,8 @@ impl<'a> Stage<'a> {
                     lease: LeaseTimes::default(),
                     learner_patience: PATIENCE,
                     replace_after: REPLACE_AFTER,
+                    metrics: Metrics::default(),
+                    metrics_address: None,
                     binary: Some(self.disks.operator()),
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
