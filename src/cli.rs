@@ -34,6 +34,8 @@ pub enum Command {
     Keeper(KeeperFlags),
     /// Moves the cluster's datastore from boot etcd to members on the control nodes.
     Pivot(PivotArgs),
+    /// Stands beside a member so that `kubectl drain` sees it; not to be called by hand.
+    Guard,
     /// Writes the CRDs as YAML.
     Crds(CrdsFlags),
 }
@@ -55,6 +57,10 @@ impl Command {
                 telemetry::start();
                 block_on(etcd_operator_agent::run(flags.into()))
             }
+            Self::Guard => block_on::<std::convert::Infallible>(async {
+                telemetry::told_to_stop().await;
+                Ok(())
+            }),
             Self::Pivot(args) => crate::pivot::main(args),
             Self::Crds(flags) => flags.run(),
         }

@@ -8,6 +8,7 @@ use etcd_operator_etcd::dial::{Dial, Endpoint};
 use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step};
 use k8s_openapi::api::core::v1::Node;
 
+use super::guards::{GuardImage, Guarded};
 use crate::pki::Ca;
 
 /// Shared between the passes of one cluster, of which there is one at a time.
@@ -52,6 +53,12 @@ pub(crate) struct Memory {
     pub(crate) signalled_since: Option<u64>,
     /// The endpoints that this process has published.
     pub(crate) published: Vec<String>,
+    /// The image of guards: `None` = not looked for, `Some(None)` = there is none.
+    pub(crate) guard_image: Option<Option<GuardImage>>,
+    /// What this process has guards for.
+    pub(crate) guarded: Option<Guarded>,
+    /// Why the guards could not be applied, as last told.
+    pub(crate) guards_failed: String,
     /// Nodes whose certificate requests cannot be signed, and why.
     pub(crate) unsigned: BTreeMap<String, String>,
     /// Since when all new members have been listening (ms), as long as the status does not say it.
@@ -96,6 +103,9 @@ impl Memory {
             etcd_silent: None,
             signalled_since: None,
             published: Vec::new(),
+            guard_image: None,
+            guarded: None,
+            guards_failed: String::new(),
             unsigned: BTreeMap::new(),
             listening_since: None,
             count: None,

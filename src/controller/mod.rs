@@ -5,6 +5,7 @@ mod act;
 mod endpoints;
 mod etcd;
 mod figures;
+mod guards;
 mod hand_over;
 mod leader;
 mod lease;

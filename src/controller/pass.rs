@@ -10,7 +10,7 @@ use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
-    Context, ControllerError, act, endpoints as published, etcd, figures, losses, preflight, progress, status, structure,
+    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, preflight, progress, status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -67,6 +67,9 @@ pub(crate) async fn run(
         // Nobody's pivot waits for it: it is tried again in each pass, and said.
         if let Err(error) = published::publish(context, &view, memory).await {
             status::not_published(context, &view, memory, &error).await;
+        }
+        if let Err(error) = guards::ensure(context, &view, memory).await {
+            status::not_guarded(context, &view, memory, &error).await;
         }
     }
     let new = status::compute(context, &view, memory, &seen, &plan);

@@ -409,6 +409,18 @@ pub(crate) async fn not_published(context: &Context, view: &View, memory: &mut M
     }
 }
 
+/// The guards could not be applied: nothing else waits for them.
+pub(crate) async fn not_guarded(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
+    let note = format!(
+        "{error}; until then kubectl drain does not spare the quorum; an EtcdCluster of another name than kube-etcd needs its guards in deploy/rbac-controller.yaml"
+    );
+    if memory.guards_failed != note {
+        memory.guards_failed.clone_from(&note);
+        tracing::warn!("{note}");
+        publish(context, &view.cluster, EventType::Warning, "GuardsNotApplied".into(), note).await;
+    }
+}
+
 /// An Event that cannot be written is only logged: it must not stop the work.
 async fn publish(context: &Context, cluster: &EtcdCluster, type_: EventType, reason: String, mut note: String) {
     // The API refuses longer ones.

@@ -132,7 +132,9 @@ fn a_pivot_survives_whatever_goes_wrong_at_any_of_its_situations() {
     }
     let missing: Vec<_> = STEPS.iter().chain(&HOLDS).filter(|name| !reached.contains(**name)).collect();
     println!("never reached: {missing:?}");
-    assert!(faults < 2 || missing.is_empty(), "never reached: {missing:?}");
+    // A slice alone need not come to all of them.
+    let is_whole = faults == 2 && slices().len() == SLICES;
+    assert!(!is_whole || missing.is_empty(), "never reached: {missing:?}");
 }
 
 /// Removes boot at once where the real planner would look at the gate first.

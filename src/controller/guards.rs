@@ -1,0 +1,213 @@
+//! Guards: `kubectl drain` does not see static pods. So each member has an ordinary pod beside it, ready while the member is, and a
+//! PodDisruptionBudget lets only as many of these be evicted as keeps the quorum: the drain of one node too many is held back by the API server.
+//!
+//! A Deployment places them, one per node with a voter. One that was evicted finds no other place, and is back once its node is uncordoned.
+
+use std::collections::BTreeMap;
+
+use etcd_operator_plan::quorum_of;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::memory::Memory;
+use super::observe::View;
+use super::{Context, ControllerError, api_error, members};
+
+/// What a guard runs, as this controller does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardImage {
+    /// The operator's image.
+    pub image: String,
+    /// Secrets to pull it with.
+    pub pull_secrets: Vec<String>,
+}
+
+impl GuardImage {
+    /// That of the pod in which this controller runs; `None` where it runs in none.
+    ///
+    /// # Errors
+    /// When the API fails.
+    pub(super) async fn own(client: &Client, namespace: &str, pod: &str) -> Result<Option<Self>, ControllerError> {
+        let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let spec = api.get_opt(pod).await.map_err(api_error("reading the controller's own pod"))?.and_then(|pod| pod.spec);
+        Ok(spec.and_then(|spec: PodSpec| {
+            let image = spec.containers.first()?.image.clone()?;
+            let pull_secrets = spec.image_pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect();
+            Some(Self { image, pull_secrets })
+        }))
+    }
+}
+
+/// What is guarded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Guarded {
+    cluster: String,
+    /// Nodes with a voter, and the port of its keeper's probes.
+    nodes: BTreeMap<String, i32>,
+    image: GuardImage,
+}
+
+/// Applies them where they changed, and once in a process's life, in case that somebody changed them. Not before boot is out: the quorum is its, too.
+pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
+    let Some(nodes) = voters(view).filter(|_| !view.cluster.spec.paused) else { return Ok(()) };
+    if memory.guard_image.is_none() {
+        memory.guard_image = Some(GuardImage::own(&context.client, &context.args.namespace, &context.args.holder).await?);
+    }
+    let Some(Some(image)) = memory.guard_image.clone() else { return Ok(()) };
+    let wanted = Guarded { cluster: view.name(), nodes, image };
+    if memory.guarded.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    let (name, params) = (format!("etcd-guard-{}", wanted.cluster), PatchParams::apply("etcd-operator").force());
+    let budgets: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &context.args.namespace);
+    budgets.patch(&name, &params, &Patch::Apply(budget(&wanted))).await.map_err(api_error("applying the guards' budget"))?;
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &context.args.namespace);
+    deployments.patch(&name, &params, &Patch::Apply(deployment(&wanted))).await.map_err(api_error("applying the guards"))?;
+    memory.guarded = Some(wanted);
+    Ok(())
+}
+
+/// Nodes with a voter; `None` = not known, or not to be guarded yet.
+fn voters(view: &View) -> Option<BTreeMap<String, i32>> {
+    let reading = view.etcd.as_ref().ok()?;
+    let boot_is_out = view.boot_endpoint().is_none() || view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some());
+    let of_seat = |member: &etcd_operator_api::EtcdMember| {
+        let seat = member.spec.seat.as_ref()?;
+        let votes = reading.members.iter().any(|(m, _)| !m.is_learner && m.peer_urls.contains(&seat.order.peer_url));
+        votes.then(|| (member.spec.node_name.clone(), i32::from(seat.probe_port)))
+    };
+    boot_is_out.then(|| view.seats().into_iter().filter_map(of_seat).collect())
+}
+
+fn labels(guarded: &Guarded) -> Value {
+    json!({"app.kubernetes.io/name": "etcd-operator", "app.kubernetes.io/component": "guard", members::CLUSTER_LABEL: guarded.cluster})
+}
+
+/// Of one member there is nothing to guard: its node can only be drained as a whole.
+fn how_many(guarded: &Guarded) -> usize {
+    if guarded.nodes.len() < 2 { 0 } else { guarded.nodes.len() }
+}
+
+fn budget(guarded: &Guarded) -> Value {
+    let available = if how_many(guarded) == 0 { 0 } else { quorum_of(guarded.nodes.len()) };
+    json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": format!("etcd-guard-{}", guarded.cluster), "labels": labels(guarded)},
+        "spec": {
+            "minAvailable": available,
+            "selector": {"matchLabels": labels(guarded)},
+            // A guard whose member is down may go as long as the others are a quorum.
+            "unhealthyPodEvictionPolicy": "IfHealthyBudget",
+        },
+    })
+}
+
+fn deployment(guarded: &Guarded) -> Value {
+    let labels = labels(guarded);
+    // All members of a cluster have the same ports.
+    let port = guarded.nodes.values().next().copied().unwrap_or_default();
+    let on = |node: &String| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]});
+    let mut terms: Vec<Value> = guarded.nodes.keys().map(on).collect();
+    if terms.is_empty() {
+        terms.push(json!({"matchExpressions": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]}));
+    }
+    // Not "everything": a cordoned node (unschedulable) must not get its guard back.
+    let tolerated = [
+        "node-role.kubernetes.io/control-plane",
+        "node-role.kubernetes.io/master",
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+        "node.kubernetes.io/network-unavailable",
+        "node.kubernetes.io/disk-pressure",
+        "node.kubernetes.io/memory-pressure",
+        "node.kubernetes.io/pid-pressure",
+    ];
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": format!("etcd-guard-{}", guarded.cluster), "labels": labels},
+        "spec": {
+            "replicas": how_many(guarded),
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "hostNetwork": true,
+                    "dnsPolicy": "Default",
+                    "priorityClassName": "system-cluster-critical",
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "terminationGracePeriodSeconds": 5,
+                    "imagePullSecrets": guarded.image.pull_secrets.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
+                    "tolerations": tolerated.map(|key| json!({"key": key, "operator": "Exists"})),
+                    "affinity": {
+                        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}},
+                        "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}},
+                        ]},
+                    },
+                    "securityContext": {"runAsUser": 65534, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+                    "containers": [{
+                        "name": "guard",
+                        "image": guarded.image.image,
+                        "imagePullPolicy": "IfNotPresent",
+                        "args": ["guard"],
+                        // The keeper's, which answers for its etcd; on loopback, where this node's kubelet asks.
+                        "readinessProbe": {
+                            "httpGet": {"host": "127.0.0.1", "port": port, "path": "/readyz"},
+                            "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 3,
+                        },
+                        "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}},
+                        "securityContext": {
+                            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+                        },
+                    }],
+                },
+            },
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guarded(nodes: &[&str]) -> Guarded {
+        let image = GuardImage { image: "op:v1".into(), pull_secrets: vec!["pull".into()] };
+        Guarded { cluster: "kube-etcd".into(), nodes: nodes.iter().map(|n| ((*n).to_owned(), 2383)).collect(), image }
+    }
+
+    #[test]
+    fn as_many_may_be_evicted_as_keeps_the_quorum_and_of_one_there_is_nothing_to_guard() {
+        let names = ["a", "b", "c", "d", "e"];
+        for (members, guards, available) in [(0, 0, 0), (1, 0, 0), (2, 2, 2), (3, 3, 2), (4, 4, 3), (5, 5, 3)] {
+            let guarded = guarded(&names[..members]);
+            let typed: PodDisruptionBudget = serde_json::from_value(budget(&guarded)).unwrap();
+            let spec = typed.spec.unwrap();
+            assert_eq!(serde_json::to_value(spec.min_available).unwrap(), json!(available), "{members}");
+            let typed: Deployment = serde_json::from_value(deployment(&guarded)).unwrap();
+            assert_eq!(typed.spec.unwrap().replicas, Some(guards), "{members}");
+        }
+    }
+
+    #[test]
+    fn a_guard_stands_beside_its_member_and_leaves_a_cordoned_node_alone() {
+        let typed: Deployment = serde_json::from_value(deployment(&guarded(&["cp1", "cp2"]))).unwrap();
+        let spec = typed.spec.unwrap();
+        let pod = spec.template.spec.unwrap();
+        let tolerations = pod.tolerations.unwrap();
+        assert!(tolerations.iter().all(|t| t.key.as_deref().is_some_and(|k| k != "node.kubernetes.io/unschedulable")));
+        let text = serde_json::to_string(&pod.affinity).unwrap();
+        assert!(text.contains("cp1") && text.contains("cp2") && text.contains("podAntiAffinity"), "{text}");
+        assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);
+        assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "pull");
+        let probe = pod.containers[0].readiness_probe.clone().unwrap().http_get.unwrap();
+        assert_eq!((probe.host.as_deref(), probe.path.as_deref()), (Some("127.0.0.1"), Some("/readyz")));
+    }
+}
