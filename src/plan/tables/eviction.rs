@@ -202,7 +202,7 @@ fn a_learner_whose_data_is_gone_goes_at_once_but_not_again_and_again() {
         }
         // A disk that loses it each time.
         o.nodes[n - 1].evicted_ms = Some(NOW - PATIENCE + 1);
-        holds(&o, HoldReason::MemberRefused, "StateLost");
+        holds(&o, HoldReason::MemberRefused, "LogBehind");
         o.nodes[n - 1].evicted_ms = Some(NOW - PATIENCE);
         evicts(&o, n);
         // What may pass is given time.
