@@ -206,6 +206,9 @@ fn good_clusters(api: &Api) {
 
     every_field_of_the_ancestor(api);
     api.ok(&["create", "-f", "-"], Some(&cluster("defaults", hosted(GOOD))));
+    let mut tuned = hosted(GOOD);
+    tuned["etcd"] = json!({"quotaBackendBytes": 4_i64 << 30, "heartbeatInterval": 200});
+    api.ok(&["create", "--dry-run=server", "-f", "-"], Some(&cluster("tuned", tuned)));
     let of = |path: &str| api.ok(&["get", "etcd", "defaults", "-n", "kube-system", "-o", &format!("jsonpath={{{path}}}")], None);
     assert_eq!(of(".spec.paused"), "false");
     let table = api.ok(&["get", "etcd", "-n", "kube-system"], None);
@@ -257,6 +260,9 @@ fn bad_clusters(api: &Api) {
         ("version", with("version", json!("latest")), "spec.version: must be a version of etcd"),
         ("control", with("version", json!("3.6.16\n")), "spec.version: must be a version of etcd"),
         ("repository", with("repository", json!("evil;rm -rf /")), "spec.repository: an image repository"),
+        ("quota", with("etcd", json!({"quotaBackendBytes": 1024})), "spec.etcd.quotaBackendBytes: must be"),
+        ("heartbeat", with("etcd", json!({"heartbeatInterval": 5})), "spec.etcd.heartbeatInterval: must be"),
+        ("election", with("etcd", json!({"heartbeatInterval": 300})), "spec.etcd.electionTimeout: must be at least five times"),
         ("http", hosted("http://10.0.0.1:12379"), "must be https://<IPv4>:<port>; plain http"),
         ("name", hosted("https://boot.example:12379"), "must be https://<IPv4>:<port>"),
         ("path", hosted("https://10.0.0.1:12379/../../x"), "must be https://<IPv4>:<port>"),

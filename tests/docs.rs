@@ -51,7 +51,7 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
     let sample = |gauge: &&'static _| Sample { gauge, labels: Vec::new(), value: 1.0 };
     metrics.set_cluster("c", Some(GAUGES.iter().map(sample).collect()));
     let second = std::time::Duration::from_secs(1);
-    metrics.pass("c", Outcome::Step, second);
+    metrics.pass("c", Outcome::Step, second, 1);
     metrics.step("c", "Promote", "done");
     metrics.etcd_call("Status", "ok", second);
     metrics.called(&ApiCall { verb: "get", resource: String::new(), code: Some(200), took: second });

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 
-use etcd_operator_api::member::{EtcdMember, HandOverStatus, KeeperHandOverStep, KeeperStatus, OrderSpec, RunSpec, Seat};
+use etcd_operator_api::member::{
+    EtcdMember, HandOverStatus, KeeperHandOverStep, KeeperStatus, OrderSpec, RestartSpec, RunSpec, Seat, Settings,
+};
 use etcd_operator_keeper::contract::{
     DrainStep, EtcdSettings, FORMAT, HandOver, HandOverStep, OneShot, Order, Paths, Permission, PermissionKind, Phase,
-    QUOTA_BYTES, Run, State,
+    QUOTA_BYTES, Restart, Run, State, Unless,
 };
 
 use crate::binary::Binary;
@@ -133,12 +135,15 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
         metrics_port,
         client_http_port,
         max_learners,
+        settings,
         ask,
         bootstrap,
         drain,
         archive,
+        restart,
     } = spec.clone();
     let once = |id: Option<String>| id.map(|id| OneShot { id });
+    let Settings { quota_backend_bytes, heartbeat_ms, election_ms } = settings.unwrap_or_default();
     Order {
         format: FORMAT,
         // Both were checked not to be negative.
@@ -158,14 +163,19 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
             metrics_port,
             client_http_port,
             max_learners: u32::from(max_learners),
-            quota_backend_bytes: QUOTA_BYTES,
-            heartbeat_ms: 0,
-            election_ms: 0,
+            // All were checked not to be negative.
+            quota_backend_bytes: u64::try_from(quota_backend_bytes).ok().filter(|quota| *quota > 0).unwrap_or(QUOTA_BYTES),
+            heartbeat_ms: u32::try_from(heartbeat_ms).unwrap_or_default(),
+            election_ms: u32::try_from(election_ms).unwrap_or_default(),
         },
         ask,
         permission: bootstrap.map(|id| Permission { id, kind: PermissionKind::Bootstrap }),
         drain: once(drain),
         archive: once(archive),
+        restart: restart.map(|RestartSpec { id, overruled }| Restart {
+            id,
+            unless: if overruled { Unless::Never } else { Unless::QuorumLost },
+        }),
         keeper: None,
     }
 }
@@ -201,8 +211,18 @@ pub(crate) fn keeper_status(paths: &Paths) -> Result<Option<KeeperStatus>, Probl
             }),
             binary: state.keeper_binary,
             hand_over: state.hand_over.map(hand_over),
+            runs_with: state.runs_with.filter(|_| state.etcd_pid.is_some()).map(|with| settings(&with)),
         }
     }))
+}
+
+fn settings(with: &EtcdSettings) -> Settings {
+    let small = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    Settings {
+        quota_backend_bytes: i64::try_from(with.quota_backend_bytes).unwrap_or(i64::MAX),
+        heartbeat_ms: small(with.heartbeat_ms),
+        election_ms: small(with.election_ms),
+    }
 }
 
 fn hand_over(seen: HandOver) -> HandOverStatus {

@@ -52,6 +52,8 @@ pub(crate) fn member() -> EtcdMember {
                     metrics_port: 2381,
                     client_http_port: 2382,
                     max_learners: 0,
+                    settings: None,
+                    restart: None,
                     ask: vec!["https://192.0.2.10:12379".into()],
                     bootstrap: None,
                     drain: None,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootSpec, Certificates, EtcdMember, OrderSpec, PreflightSpec, Role, RunSpec, Seat};
+use etcd_operator_api::member::{BootSpec, Certificates, EtcdMember, OrderSpec, PreflightSpec, Role, RunSpec, Seat, Settings};
 
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
@@ -106,6 +106,11 @@ fn check_order(order: &OrderSpec, node: &str, generation: i64) -> Result<(), Pro
     if order.max_learners > MAX_MEMBERS {
         return Err(bad("spec.seat.order.maxLearners", &format!("must be 0 to {MAX_MEMBERS}")));
     }
+    if let Some(Settings { quota_backend_bytes, heartbeat_ms, election_ms }) = order.settings
+        && (quota_backend_bytes < 0 || heartbeat_ms < 0 || election_ms < 0)
+    {
+        return Err(bad("spec.seat.order.settings", "must not be negative"));
+    }
     name("spec.seat.order.memberName", &order.member_name)?;
     // It names a directory beside the archive and other members: exactly this one, nothing that merely looks like a name.
     if order.member_name != format!("{node}-{generation}") {
@@ -120,7 +125,10 @@ fn check_order(order: &OrderSpec, node: &str, generation: i64) -> Result<(), Pro
     if let Some(member) = &order.member_id {
         hex_id("spec.seat.order.memberID", member)?;
     }
-    for (field, value) in [("bootstrap", &order.bootstrap), ("drain", &order.drain), ("archive", &order.archive)] {
+    let restart = order.restart.as_ref().map(|restart| restart.id.clone());
+    for (field, value) in
+        [("bootstrap", &order.bootstrap), ("drain", &order.drain), ("archive", &order.archive), ("restart", &restart)]
+    {
         if let Some(value) = value {
             id(&format!("spec.seat.order.{field}"), value)?;
         }

@@ -62,6 +62,9 @@ pub struct EtcdClusterSpec {
     /// How etcd's pods look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodPolicy>,
+    /// etcd's own settings. A change restarts the members one at a time, the leader last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdPolicy>,
     /// This etcd is the cluster's own datastore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_hosted: Option<SelfHosted>,
@@ -137,6 +140,29 @@ pub struct PodPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "anything")]
     pub security_context: Option<Value>,
+}
+
+/// etcd's own settings; what is not set is etcd's default, but for the quota.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.electionTimeout) ? self.electionTimeout : 1000) >= 5 * (has(self.heartbeatInterval) ? self.heartbeatInterval : 100)")
+    .message("spec.etcd.electionTimeout: must be at least five times heartbeatInterval (defaults: 1000 and 100 ms), as etcd demands"))]
+pub struct EtcdPolicy {
+    /// `--quota-backend-bytes`, 1 GiB to 16 GiB; default 8 GiB, the most that etcd advises. Not below what the database has by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1073741824 && self <= 17179869184")
+        .message("spec.etcd.quotaBackendBytes: must be 1073741824 (1 GiB) to 17179869184 (16 GiB)"))]
+    pub quota_backend_bytes: Option<i64>,
+    /// `--heartbeat-interval` in ms, 10 to 5000; about the round trip between members, or more. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 10 && self <= 5000")
+        .message("spec.etcd.heartbeatInterval: must be 10 to 5000 (ms)"))]
+    pub heartbeat_interval: Option<i32>,
+    /// `--election-timeout` in ms, 100 to 50000. Default 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 100 && self <= 50000")
+        .message("spec.etcd.electionTimeout: must be 100 to 50000 (ms)"))]
+    pub election_timeout: Option<i32>,
 }
 
 /// Requests and limits.

@@ -158,6 +158,12 @@ pub struct OrderSpec {
     /// etcd's `--max-learners`: boot's, since all members must have the same. 0 = 9.
     #[serde(default)]
     pub max_learners: u16,
+    /// etcd's settings, from its next start on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
+    /// An order to restart etcd, if it runs with other settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
     /// Client endpoints at which the keeper asks for the member list.
     #[serde(default)]
     pub ask: Vec<String>,
@@ -170,6 +176,31 @@ pub struct OrderSpec {
     /// ID of an order to archive the data of this removed member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<String>,
+}
+
+/// An order to restart etcd once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct RestartSpec {
+    /// Unique ID.
+    pub id: String,
+    /// Also where the other voters are no quorum meanwhile: a human wants it.
+    #[serde(default)]
+    pub overruled: bool,
+}
+
+/// Settings of etcd that may change while it is a member; 0 = etcd's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// `--quota-backend-bytes`; 0 = the operator's default, 8 GiB.
+    #[serde(default)]
+    pub quota_backend_bytes: i64,
+    /// `--heartbeat-interval`, ms.
+    #[serde(default)]
+    pub heartbeat_ms: i32,
+    /// `--election-timeout`, ms.
+    #[serde(default)]
+    pub election_ms: i32,
 }
 
 /// Whether etcd should run.
@@ -369,6 +400,9 @@ pub struct KeeperStatus {
     /// A hand-over to another keeper that is under way, or what became of the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_over: Option<HandOverStatus>,
+    /// The settings with which etcd runs; absent while it does not, and where the keeper is too old to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs_with: Option<Settings>,
 }
 
 /// A hand-over from one keeper to another, while etcd runs on.

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, stopper, structure};
+use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, settings, stopper, structure};
 use crate::clock;
 
 /// What became of a step.
@@ -47,6 +47,8 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
+        Step::ApplySettings { node } => settings::apply(context, view, node).await.map(done),
+        Step::CallOffSettings { node } => settings::call_off(context, view, node).await.map(done),
         Step::HandOverKeeper { node } => order_keeper(context, view, node, context.args.binary.as_ref()).await.map(done),
         // The one that runs, and not none: that would be a human's word that what was refused may be tried again (`keeper/hand_over.rs`).
         Step::CallOffHandOver { node } => order_keeper(context, view, node, running_keeper(view, node).as_ref()).await.map(done),
@@ -138,10 +140,12 @@ pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> 
             metrics_port: members::METRICS_PORT,
             client_http_port: members::CLIENT_HTTP_PORT,
             max_learners: max_learners(view),
+            settings: Some(settings::of_new(view)),
             ask: Vec::new(),
             bootstrap: None,
             drain: None,
             archive: None,
+            restart: None,
         },
     }
 }

@@ -108,6 +108,6 @@ pub(crate) fn is_passing(error: &EtcdError) -> bool {
         | ErrorKind::MemberNotFound
         | ErrorKind::Timeout
         | ErrorKind::Unreachable => true,
-        ErrorKind::LearnerCannotServe | ErrorKind::Other => false,
+        ErrorKind::LearnerCannotServe | ErrorKind::Denied | ErrorKind::Other => false,
     }
 }

@@ -1,20 +1,22 @@
 //! What a pass saw, as metrics: the numbers that change all the time and stay out of the status.
 
 use etcd_operator_api::EtcdClusterStatus;
+use etcd_operator_api::member::{EtcdMember, Role};
 use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_plan::{Etcd, Observed, Plan, Tolerance};
+use kube::ResourceExt;
 use x509_parser::pem::parse_x509_pem;
 
 use super::memory::Memory;
 use super::observe::View;
 use crate::telemetry::metrics::{
-    CERTIFICATE, CONDITION, Gauge, HOLD, HOLD_SINCE, LAST_PASS, MEMBER_DB, MEMBER_HEALTHY, MEMBER_LAG, MEMBER_LEADER,
-    SIZE_WANTED, Sample, TOLERANCE,
+    CERTIFICATE, CONDITION, Gauge, HOLD, HOLD_SINCE, MEMBER_DB, MEMBER_HEALTHY, MEMBER_LAG, MEMBER_LEADER, SIZE_WANTED, Sample,
+    TOLERANCE, seconds_of,
 };
 
 /// The samples of a pass.
 pub(super) fn of(view: &View, memory: &mut Memory, seen: &Observed, plan: &Plan, status: &EtcdClusterStatus) -> Vec<Sample> {
-    let mut all = vec![sample(&SIZE_WANTED, vec![], f64::from(seen.spec.size)), sample(&LAST_PASS, vec![], seconds(view.now_ms))];
+    let mut all = vec![sample(&SIZE_WANTED, vec![], f64::from(seen.spec.size))];
     members(view, memory, &mut all);
     if let Etcd::Known { members, .. } = &seen.etcd {
         let Tolerance(tolerance) = Tolerance::of(members);
@@ -35,7 +37,7 @@ pub(super) fn of(view: &View, memory: &mut Memory, seen: &Observed, plan: &Plan,
     if let Some((reason, since)) = &memory.hold_since {
         let labels = vec![("reason", reason.clone())];
         all.push(sample(&HOLD, labels.clone(), 1.0));
-        all.push(sample(&HOLD_SINCE, labels, seconds(*since)));
+        all.push(sample(&HOLD_SINCE, labels, seconds_of(*since)));
     }
     certificates(view, &mut all);
     all
@@ -43,12 +45,6 @@ pub(super) fn of(view: &View, memory: &mut Memory, seen: &Observed, plan: &Plan,
 
 fn sample(gauge: &'static Gauge, labels: Vec<(&'static str, String)>, value: f64) -> Sample {
     Sample { gauge, labels, value }
-}
-
-/// Of milliseconds.
-#[expect(clippy::cast_precision_loss, reason = "exact for some 285,000 years")]
-fn seconds(ms: u64) -> f64 {
-    ms as f64 / 1000.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size or a lag: exact up to 2^53")]
@@ -85,7 +81,9 @@ fn members(view: &View, memory: &Memory, all: &mut Vec<Sample>) {
 /// Of the certificates that the controller has signed, by node and use.
 #[expect(clippy::cast_precision_loss, reason = "seconds since 1970: exact")]
 fn certificates(view: &View, all: &mut Vec<Sample>) {
-    for member in &view.members {
+    // Boot has a client certificate on its node, besides that of the node's own seat; of a node that is gone nothing is signed anew.
+    let is_there = |m: &&EtcdMember| view.all_nodes.iter().any(|n| n.name_any() == m.spec.node_name);
+    for member in view.members.iter().filter(|m| m.spec.role != Role::Boot).filter(is_there) {
         let Some(certificates) = &member.spec.certificates else { continue };
         let each = [
             ("peer", certificates.peer.as_ref()),

@@ -3,14 +3,15 @@
 //!
 //! A Deployment places them, one per node with a voter. One that was evicted finds no other place, and is back once its node is uncordoned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use etcd_operator_plan::quorum_of;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::Client;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::memory::Memory;
@@ -48,27 +49,66 @@ pub(crate) struct Guarded {
     cluster: String,
     /// Nodes with a voter, and the port of its keeper's probes.
     nodes: BTreeMap<String, i32>,
+    /// Taints of these nodes that are not Kubernetes' own: a guard that finds no place would count as one that was evicted.
+    taints: BTreeSet<String>,
     image: GuardImage,
 }
 
-/// Applies them where they changed, and once in a process's life, in case that somebody changed them. Not before boot is out: the quorum is its, too.
+/// How often it is looked whether they are still what they should be, ms.
+const LOOK_MS: u64 = 300_000;
+
+/// Applies them where they changed, and where somebody changed them. Not before boot is out: the quorum is its, too.
 pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let Some(nodes) = voters(view).filter(|_| !view.cluster.spec.paused) else { return Ok(()) };
     if memory.guard_image.is_none() {
         memory.guard_image = Some(GuardImage::own(&context.client, &context.args.namespace, &context.args.holder).await?);
     }
     let Some(Some(image)) = memory.guard_image.clone() else { return Ok(()) };
-    let wanted = Guarded { cluster: view.name(), nodes, image };
-    if memory.guarded.as_ref() == Some(&wanted) {
-        return Ok(());
-    }
-    let (name, params) = (format!("etcd-guard-{}", wanted.cluster), PatchParams::apply("etcd-operator").force());
+    let wanted = Guarded { cluster: view.name(), taints: taints(view, &nodes), nodes, image };
+    let name = format!("etcd-guard-{}", wanted.cluster);
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &context.args.namespace);
-    budgets.patch(&name, &params, &Patch::Apply(budget(&wanted))).await.map_err(api_error("applying the guards' budget"))?;
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &context.args.namespace);
-    deployments.patch(&name, &params, &Patch::Apply(deployment(&wanted))).await.map_err(api_error("applying the guards"))?;
-    memory.guarded = Some(wanted);
+    if let Some((known, at)) = &memory.guarded
+        && *known == wanted
+    {
+        if view.now_ms.saturating_sub(*at) < LOOK_MS {
+            return Ok(());
+        }
+        let what = "looking at the guards";
+        let budget = budgets.get_opt(&name).await.map_err(api_error(what))?.and_then(|b| b.spec?.min_available);
+        let replicas = deployments.get_opt(&name).await.map_err(api_error(what))?.and_then(|d| d.spec?.replicas);
+        let as_wanted = (IntOrString::Int(small(available(&wanted))), small(how_many(&wanted)));
+        if budget.zip(replicas) == Some(as_wanted) {
+            memory.guarded = Some((wanted, view.now_ms));
+            return Ok(());
+        }
+    }
+    let params = PatchParams::apply("etcd-operator").force();
+    let fewer = memory.guarded.as_ref().is_some_and(|(known, _)| known.nodes.len() > wanted.nodes.len());
+    // The guard of a member that has gone must not count for the smaller quorum.
+    for is_budget in if fewer { [false, true] } else { [true, false] } {
+        if is_budget {
+            budgets
+                .patch(&name, &params, &Patch::Apply(budget(&wanted)))
+                .await
+                .map_err(api_error("applying the guards' budget"))?;
+        } else {
+            let applied = deployments.patch(&name, &params, &Patch::Apply(deployment(&wanted))).await;
+            applied.map_err(api_error("applying the guards"))?;
+        }
+    }
+    memory.guarded = Some((wanted, view.now_ms));
     Ok(())
+}
+
+fn taints(view: &View, nodes: &BTreeMap<String, i32>) -> BTreeSet<String> {
+    let of_voters = view.all_nodes.iter().filter(|n| nodes.contains_key(&n.name_any()));
+    let keys = of_voters.filter_map(|n| n.spec.as_ref()?.taints.as_ref()).flatten().map(|taint| taint.key.clone());
+    keys.filter(|key| !key.starts_with("node.kubernetes.io/")).collect()
+}
+
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// Nodes with a voter; `None` = not known, or not to be guarded yet.
@@ -92,14 +132,18 @@ fn how_many(guarded: &Guarded) -> usize {
     if guarded.nodes.len() < 2 { 0 } else { guarded.nodes.len() }
 }
 
+/// How many must stay.
+fn available(guarded: &Guarded) -> usize {
+    if how_many(guarded) == 0 { 0 } else { quorum_of(guarded.nodes.len()) }
+}
+
 fn budget(guarded: &Guarded) -> Value {
-    let available = if how_many(guarded) == 0 { 0 } else { quorum_of(guarded.nodes.len()) };
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": format!("etcd-guard-{}", guarded.cluster), "labels": labels(guarded)},
         "spec": {
-            "minAvailable": available,
+            "minAvailable": available(guarded),
             "selector": {"matchLabels": labels(guarded)},
             // A guard whose member is down may go as long as the others are a quorum.
             "unhealthyPodEvictionPolicy": "IfHealthyBudget",
@@ -116,17 +160,21 @@ fn deployment(guarded: &Guarded) -> Value {
     if terms.is_empty() {
         terms.push(json!({"matchExpressions": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}]}));
     }
-    // Not "everything": a cordoned node (unschedulable) must not get its guard back.
-    let tolerated = [
+    // Not "everything": a cordoned node (unschedulable) must not get its guard back. Nor a node that goes down: there a guard that is bound stays
+    // (NoExecute), and a new one would fail again and again.
+    let everywhere = [
         "node-role.kubernetes.io/control-plane",
         "node-role.kubernetes.io/master",
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
         "node.kubernetes.io/network-unavailable",
         "node.kubernetes.io/disk-pressure",
         "node.kubernetes.io/memory-pressure",
         "node.kubernetes.io/pid-pressure",
     ];
+    let stays = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    let mut tolerations: Vec<Value> = everywhere.map(|key| json!({"key": key, "operator": "Exists"})).into();
+    tolerations.extend(stays.map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute"})));
+    let own = guarded.taints.iter().filter(|key| !everywhere.contains(&key.as_str()));
+    tolerations.extend(own.map(|key| json!({"key": key, "operator": "Exists"})));
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -145,7 +193,7 @@ fn deployment(guarded: &Guarded) -> Value {
                     "enableServiceLinks": false,
                     "terminationGracePeriodSeconds": 5,
                     "imagePullSecrets": guarded.image.pull_secrets.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
-                    "tolerations": tolerated.map(|key| json!({"key": key, "operator": "Exists"})),
+                    "tolerations": tolerations,
                     "affinity": {
                         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}},
                         "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
@@ -161,7 +209,7 @@ fn deployment(guarded: &Guarded) -> Value {
                         // The keeper's, which answers for its etcd; on loopback, where this node's kubelet asks.
                         "readinessProbe": {
                             "httpGet": {"host": "127.0.0.1", "port": port, "path": "/readyz"},
-                            "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 3,
+                            "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2,
                         },
                         "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "64Mi"}},
                         "securityContext": {
@@ -180,7 +228,8 @@ mod tests {
 
     fn guarded(nodes: &[&str]) -> Guarded {
         let image = GuardImage { image: "op:v1".into(), pull_secrets: vec!["pull".into()] };
-        Guarded { cluster: "kube-etcd".into(), nodes: nodes.iter().map(|n| ((*n).to_owned(), 2383)).collect(), image }
+        let taints = BTreeSet::from(["dedicated".to_owned()]);
+        Guarded { cluster: "kube-etcd".into(), taints, nodes: nodes.iter().map(|n| ((*n).to_owned(), 2383)).collect(), image }
     }
 
     #[test]
@@ -203,6 +252,9 @@ mod tests {
         let pod = spec.template.spec.unwrap();
         let tolerations = pod.tolerations.unwrap();
         assert!(tolerations.iter().all(|t| t.key.as_deref().is_some_and(|k| k != "node.kubernetes.io/unschedulable")));
+        assert!(tolerations.iter().any(|t| t.key.as_deref() == Some("dedicated")));
+        let stays = |t: &&k8s_openapi::api::core::v1::Toleration| t.key.as_deref() == Some("node.kubernetes.io/not-ready");
+        assert_eq!(tolerations.iter().find(stays).unwrap().effect.as_deref(), Some("NoExecute"));
         let text = serde_json::to_string(&pod.affinity).unwrap();
         assert!(text.contains("cp1") && text.contains("cp2") && text.contains("podAntiAffinity"), "{text}");
         assert_eq!(spec.selector.match_labels, spec.template.metadata.unwrap().labels);

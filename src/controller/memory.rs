@@ -55,8 +55,8 @@ pub(crate) struct Memory {
     pub(crate) published: Vec<String>,
     /// The image of guards: `None` = not looked for, `Some(None)` = there is none.
     pub(crate) guard_image: Option<Option<GuardImage>>,
-    /// What this process has guards for.
-    pub(crate) guarded: Option<Guarded>,
+    /// What this process has guards for, and when they were looked at last, ms.
+    pub(crate) guarded: Option<(Guarded, u64)>,
     /// Why the guards could not be applied, as last told.
     pub(crate) guards_failed: String,
     /// Nodes whose certificate requests cannot be signed, and why.

@@ -19,6 +19,7 @@ mod pass;
 mod preflight;
 mod progress;
 mod remove;
+mod settings;
 mod status;
 mod stopper;
 mod structure;
@@ -171,9 +172,18 @@ pub async fn run(mut args: ControllerArgs) -> Result<(), ControllerError> {
     if let Some(address) = args.metrics_address {
         tokio::spawn(http::serve(address, metrics.clone()));
     }
-    tokio::select! {
-        () = serve(args, servers.client(), Arc::new(Grpc), crate::telemetry::told_to_stop()) => Ok(()),
-        why = http::watchdog(metrics) => Err(ControllerError::Stuck(why)),
+    // A pass that is under way comes to its end in either case.
+    let stuck = Mutex::new(None);
+    let told_to_stop = async {
+        tokio::select! {
+            () = crate::telemetry::told_to_stop() => {}
+            why = http::watchdog(metrics) => *stuck.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why),
+        }
+    };
+    serve(args, servers.client(), Arc::new(Grpc), told_to_stop).await;
+    match stuck.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(why) => Err(ControllerError::Stuck(why)),
+        None => Ok(()),
     }
 }
 
@@ -243,22 +253,22 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
     let name = cluster.metadata.name.clone().unwrap_or_default();
+    if cluster.metadata.namespace.as_deref() != Some(&context.args.namespace) {
+        status::refuse_namespace(&context, &cluster).await?;
+        return Ok(Action::await_change());
+    }
     let since = clock::instant();
-    let result = reconcile_one(&cluster, &name, &context).await;
+    let result = reconcile_one(&name, &context).await;
     let outcome = match &result {
         Ok((outcome, _)) => *outcome,
         Err(error) if is_conflict(error) => Outcome::Conflict,
         Err(_) => Outcome::Error,
     };
-    context.args.metrics.pass(&name, outcome, since.elapsed());
+    context.args.metrics.pass(&name, outcome, since.elapsed(), clock::now_ms());
     result.map(|(_, action)| action)
 }
 
-async fn reconcile_one(cluster: &EtcdCluster, name: &str, context: &Context) -> Result<(Outcome, Action), ControllerError> {
-    if cluster.metadata.namespace.as_deref() != Some(&context.args.namespace) {
-        status::refuse_namespace(context, cluster).await?;
-        return Ok((Outcome::Holds, Action::await_change()));
-    }
+async fn reconcile_one(name: &str, context: &Context) -> Result<(Outcome, Action), ControllerError> {
     let memory = context.memory(name);
     let mut memory = memory.lock().await;
     if memory.turn != context.lease.turn() {

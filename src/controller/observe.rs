@@ -379,6 +379,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
             .etcd
             .as_ref()
             .is_ok_and(|r| r.members.iter().filter_map(|(_, s)| s.as_ref()).all(|s| adds_beside_dead(&s.version))),
+        settings_refused: super::settings::refusal(view),
         api_servers: api_servers(view),
     }
 }

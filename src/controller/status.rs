@@ -150,8 +150,13 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::RemoveMember { node, .. }) if why_removed(seen, node).1 => "Joining",
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
         // Only once boot is out.
-        Plan::Do(Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. })
-        | Plan::Wait { what: WaitFor::KeeperHandOver, .. } => "Complete",
+        Plan::Do(
+            Step::ApplySettings { .. }
+            | Step::CallOffSettings { .. }
+            | Step::HandOverKeeper { .. }
+            | Step::CallOffHandOver { .. },
+        )
+        | Plan::Wait { what: WaitFor::MemberRestart | WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
             Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
         )
@@ -392,6 +397,7 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         Step::RemoveBoot { .. } => "RemoveBoot",
         Step::RemoveMember { .. } => "RemoveMember",
         Step::Evict { .. } => "EvictLearner",
+        Step::ApplySettings { .. } => "ApplySettings",
         Step::HandOverKeeper { .. } => "HandOverKeeper",
         _ => return,
     };

@@ -254,6 +254,7 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
         down_since_ms: ordered.and_then(|id| memory.absences.down_since(plan::MemberId(id))),
         binary: super::hand_over::binary(member, own_binary),
+        settings: super::settings::view(member, super::settings::wanted(view)),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

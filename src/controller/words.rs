@@ -31,6 +31,8 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::RemoveMember { node, .. } => format!("removing the member on {node}: {}", why_removed(seen, node).0),
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
+        Step::ApplySettings { node } => format!("restarting etcd on {node} with the settings of spec.etcd"),
+        Step::CallOffSettings { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
         Step::CallOffHandOver { node } => format!("no hand-over on {node} after all: not all members and nodes are well"),
     }
@@ -95,6 +97,11 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
             "members came, or came back, lately: a healthy one goes once another has been up for 145 s, in which every API server tries it again".into()
         }
         WaitFor::MemberDrain => "a member was told to stop".into(),
+        WaitFor::MemberRestart => {
+            let restarts = seen.seats.iter().filter(|s| s.settings == plan::SettingsView::UnderWay);
+            let nodes: Vec<_> = restarts.map(|s| format!("{}{}", s.node, hand_over::hindrance(s))).collect();
+            format!("etcd is restarted with other settings on {}", nodes.join(", "))
+        }
         WaitFor::KeeperHandOver => {
             let handing = |s: &&plan::Seat| matches!(s.binary, plan::KeeperBinary::Ordered | plan::KeeperBinary::HandingOver);
             let words = |s: &plan::Seat| format!("{}{}", s.node, hand_over::hindrance(s));

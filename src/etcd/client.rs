@@ -298,7 +298,7 @@ impl EtcdClient {
     /// Reads a key, linearizable. Returns the cluster that answered, and the value if there is one.
     ///
     /// # Errors
-    /// When there is no quorum, no connection or no answer in `limit`; `Other` where etcd refuses reads, as while a CORRUPT alarm is raised.
+    /// When there is no quorum, no connection or no answer in `limit`; `Denied` where etcd's own authentication is on.
     pub async fn get(&self, key: &str, limit: Duration) -> Result<(ClusterId, Option<Vec<u8>>), EtcdError> {
         let mut client = self.client.clone();
         let read = self.call("Range", limit, client.get(key, None)).await?;

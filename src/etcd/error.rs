@@ -71,6 +71,8 @@ pub enum ErrorKind {
     NoLeader,
     /// A learner cannot serve this call.
     LearnerCannotServe,
+    /// Whoever asks may not: etcd's own authentication is on.
+    Denied,
     /// Anything else, see the message.
     Other,
 }
@@ -91,6 +93,7 @@ impl ErrorKind {
             Self::NotLeader => "not_leader",
             Self::NoLeader => "no_leader",
             Self::LearnerCannotServe => "learner_cannot_serve",
+            Self::Denied => "denied",
             Self::Other => "other",
         }
     }
@@ -119,6 +122,7 @@ pub fn classify(status: &Status) -> ErrorKind {
     match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => ErrorKind::Timeout,
         Code::Unavailable => ErrorKind::Unreachable,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
         // tonic reports a broken transport as Unknown or Internal, with its own words.
         Code::Unknown | Code::Internal if text.contains("transport error") || text.contains("h2 protocol error") => {
             ErrorKind::Unreachable
@@ -149,7 +153,8 @@ mod tests {
             (Code::Unavailable, "etcdserver: request timed out", ErrorKind::Timeout),
             (Code::Unavailable, "tcp connect error", ErrorKind::Unreachable),
             (Code::Unknown, "transport error", ErrorKind::Unreachable),
-            (Code::PermissionDenied, "nope", ErrorKind::Other),
+            (Code::PermissionDenied, "nope", ErrorKind::Denied),
+            (Code::Internal, "nope", ErrorKind::Other),
         ];
         for (code, text, kind) in cases {
             assert_eq!(classify(&Status::new(code, text)), kind, "{text}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use etcd_operator_etcd::client::{EtcdClient, Members, Tls};
 use etcd_operator_etcd::ids::ClusterId;
+use etcd_operator_etcd::wal::Owner;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -70,6 +71,36 @@ where
         }
     }
     Err(failures)
+}
+
+/// Whether the other voters are a quorum without this member: each of them says itself that it takes part.
+///
+/// # Errors
+/// Why not, as far as is known.
+pub async fn others_are_a_quorum(pki: &Path, endpoints: &[String], own: Owner, limit: Duration) -> Result<(), String> {
+    let members = match ask(pki, endpoints, own.cluster, limit).await {
+        Answer::Members(members) => members.members,
+        Answer::Nothing(why) => return Err(why),
+    };
+    let tls = Tls::read(pki).map_err(|error| format!("the client certificate cannot be read: {error}"))?;
+    let voters: Vec<_> = members.into_iter().filter(|m| !m.is_learner).collect();
+    let mut tasks = JoinSet::new();
+    for member in voters.iter().filter(|m| m.id != own.member).cloned() {
+        let tls = tls.clone();
+        tasks.spawn(async move {
+            let Some(url) = member.client_urls.first() else { return false };
+            let Ok(client) = EtcdClient::new(url, &tls).await else { return false };
+            client.status(limit).await.is_ok_and(|s| s.is_healthy() && (s.member_id, s.cluster_id) == (member.id, own.cluster))
+        });
+    }
+    let mut well = 0;
+    while let Some(answer) = tasks.join_next().await {
+        well += usize::from(answer.unwrap_or(false));
+    }
+    if well > voters.len() / 2 {
+        return Ok(());
+    }
+    Err(format!("{well} of the {} other voters are well, which is no quorum of {}", voters.len().saturating_sub(1), voters.len()))
 }
 
 async fn ask_one(endpoint: &str, tls: &Tls, cluster: ClusterId, limit: Duration) -> Result<Members, String> {

@@ -52,6 +52,10 @@ pub struct Order {
     /// Move the data of this removed member into the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<OneShot>,
+    /// Restart etcd, if it runs with other settings than these. Without it they count from its next start on: an order that is taken back must
+    /// not restart what it was meant to spare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
     /// SHA-256 (hex) of the keeper that is to run. Another one than that which runs takes over if it lies in `bin/keeper.next`. `None` =
     /// the one that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +107,24 @@ pub struct OneShot {
     pub id: String,
 }
 
+/// An order to restart etcd once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Unique ID, chosen by the controller.
+    pub id: String,
+    /// What must be seen right before. The order may come late: after a power cut, or with an agent that was away.
+    pub unless: Unless,
+}
+
+/// What keeps a keeper from a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unless {
+    /// The other voters that answer and know a leader are no quorum: it is looked at again and again.
+    QuorumLost,
+    /// Nothing: a human wants it.
+    Never,
+}
+
 /// A permission to do once what the keeper never does by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
@@ -147,6 +169,8 @@ pub struct State {
     pub message: String,
     /// PID of etcd in the keeper's PID namespace.
     pub etcd_pid: Option<u32>,
+    /// The settings with which that etcd was started.
+    pub runs_with: Option<EtcdSettings>,
     /// How often this keeper started etcd since it started itself.
     pub etcd_starts: u32,
     /// Identity written before a permission, restore or recovery was carried out: the newest of this and the order's counts.
@@ -157,6 +181,8 @@ pub struct State {
     pub removed: Vec<String>,
     /// IDs of permissions and one-shots that were carried out.
     pub consumed: Vec<String>,
+    /// How far this member's log is known to have reached, where it was found not to any more: it must not start without the others, either.
+    pub held: Option<Held>,
     /// Client endpoints of the cluster's members, as last seen in a member list.
     pub known_endpoints: Vec<String>,
     /// File system of the data directory (`f_fsid`, hex), recorded before the first start.
@@ -167,6 +193,15 @@ pub struct State {
     pub keeper_binary: Option<String>,
     /// A hand-over to another keeper that is under way, or what became of the last one.
     pub hand_over: Option<HandOver>,
+}
+
+/// How far a log has reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The member's ID, hex.
+    pub member: String,
+    /// An index that its log held on disk.
+    pub index: u64,
 }
 
 /// A hand-over to another keeper.

@@ -7,7 +7,7 @@ use etcd_operator_etcd::wal::{self, DataDir, Owner, WalError};
 
 use crate::ask::{self, Answer};
 use crate::clock::Timing;
-use crate::contract::{Order, Paths, PermissionKind, Run, State};
+use crate::contract::{Held, Order, Paths, PermissionKind, Run, State};
 use crate::disk::FileSystem;
 use crate::identity;
 use crate::mark::{self, Read};
@@ -26,6 +26,8 @@ pub struct Look {
     pub identity: Option<Owner>,
     /// The member list, if a quorum answered.
     pub members: Option<Members>,
+    /// How far the log is known to have reached, where it does not any more.
+    pub held: Option<Held>,
     /// The file system, if it is the right one.
     pub file_system: Option<FileSystem>,
     /// What was seen, in words, for the message.
@@ -52,7 +54,8 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
         permission: permission(order, state),
         archive: archive(order, state),
     };
-    let mut look = Look { decision: decide(&facts), facts, identity, members: None, file_system, detail: String::new() };
+    let mut look =
+        Look { decision: decide(&facts), facts, identity, members: None, held: None, file_system, detail: String::new() };
     let Some(order) = order.filter(|_| disk == Disk::Right) else {
         look.detail = seen.join("; ");
         return look;
@@ -69,10 +72,10 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
     if facts.identity != IdentityFact::Removed && (identity.is_some() || order.run == Run::Run) {
         (facts.peers, look.members) = peers(paths, state, order, identity, timing, &mut seen).await;
     }
-    // Where else the log does not matter, or cannot be compared.
-    if let (Decision::Start(Reason::Listed), Some(owner)) = (decide(&facts), identity) {
-        match log(paths, state, order, owner, timing, &mut seen).await {
-            Ok(log) => facts.log = log,
+    // Where it would start on data, and nowhere else, it matters how far that reaches.
+    if let (Decision::Start(reason), Some(owner)) = (decide(&facts), identity) {
+        match log(paths, state, order, owner, reason, timing, &mut seen).await {
+            Ok((log, held)) => (facts.log, look.held) = (log, held),
             Err(error) => {
                 look.decision = Decision::Wait(Reason::DiskUnreadable);
                 look.detail = error.to_string();
@@ -159,44 +162,56 @@ fn data(paths: &Paths, order: &Order, identity: Option<Owner>, seen: &mut Vec<St
     })
 }
 
-/// Compares the log with the mark that this member left.
+/// Compares the log with the mark that this member left; where nobody answers, with what was once found missing.
 async fn log(
     paths: &Paths,
     state: &State,
     order: &Order,
     owner: Owner,
+    reason: Reason,
     timing: &Timing,
     seen: &mut Vec<String>,
-) -> Result<LogFact, WalError> {
+) -> Result<(LogFact, Option<Held>), WalError> {
+    let member = owner.member.to_string();
+    let held = state.held.as_ref().filter(|held| held.member == member).map(|held| held.index);
     let wal = paths.member(&order.member_name).join("member").join("wal");
     let (pki, others) = (paths.pki(), ask::others(order, state));
-    // Beside the question, and off the thread that everything else waits for.
-    let (mark, reaches) = tokio::join!(
-        mark::read(&pki, &others, owner, &order.etcd.peer_url, timing.ask),
-        tokio::task::spawn_blocking(move || wal::last_index(&wal)),
-    );
-    let mark = match mark {
-        Read::Index(Some(mark)) => mark,
-        Read::Index(None) => return Ok(LogFact::Whole),
-        Read::Nothing(why) => {
-            seen.push(why);
-            return Ok(LogFact::Unread);
+    let mark = async {
+        match reason {
+            Reason::Listed => mark::read(&pki, &others, owner, &order.etcd.peer_url, timing.ask).await,
+            _ => Read::Index(held),
         }
     };
+    if reason != Reason::Listed && held.is_none() {
+        return Ok((LogFact::Whole, None));
+    }
+    // Beside the question, and off the thread that everything else waits for.
+    let (mark, reaches) = tokio::join!(mark, tokio::task::spawn_blocking(move || wal::last_index(&wal)));
+    let mark = match mark {
+        Read::Index(mark) => match mark.max(held) {
+            Some(mark) => mark,
+            None => return Ok((LogFact::Whole, None)),
+        },
+        Read::Nothing(why) => {
+            seen.push(why);
+            return Ok((LogFact::Unread, None));
+        }
+    };
+    let behind = (LogFact::Behind, Some(Held { member, index: mark }));
     match reaches {
-        Ok(Ok(last)) if last >= mark => Ok(LogFact::Whole),
+        Ok(Ok(last)) if last >= mark => Ok((LogFact::Whole, None)),
         Ok(Ok(last)) => {
             seen.push(format!("the log ends at {last}, and held {mark}"));
-            Ok(LogFact::Behind)
+            Ok(behind)
         }
         Ok(Err(error @ WalError::Io { .. })) => Err(error),
         Ok(Err(error)) => {
             seen.push(format!("{error}; the log held {mark}"));
-            Ok(LogFact::Behind)
+            Ok(behind)
         }
         Err(error) => {
             seen.push(format!("reading the log: {error}"));
-            Ok(LogFact::Unread)
+            Ok((LogFact::Unread, None))
         }
     }
 }

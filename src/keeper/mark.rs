@@ -59,23 +59,20 @@ pub(crate) async fn read(pki: &Path, endpoints: &[String], owner: Owner, peer_ur
     });
     match first.await {
         Ok(value) => Read::Index(value.and_then(|value| of(owner, &value))),
-        Err(failures) => match failures.iter().find(|error| refuses(error)) {
-            // While a CORRUPT alarm is raised no key can be read, and a member that is needed must start all the same.
-            Some(error) => {
-                tracing::warn!(%error, "etcd refuses to be read: how far this member's log should reach is not known");
-                Read::Index(None)
+        Err(failures) => {
+            let why = failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            // With etcd's authentication on, nothing of ours can be read or written, and a member must start all the same.
+            if !failures.is_empty() && failures.iter().all(is_denied) {
+                tracing::warn!(why, "etcd does not let itself be read: how far this member's log should reach is not known");
+                return Read::Index(None);
             }
-            None => Read::Nothing(failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
-        },
+            Read::Nothing(why)
+        }
     }
 }
 
-/// Whether etcd answered, and will go on answering so.
-fn refuses(error: &EtcdError) -> bool {
-    match error {
-        EtcdError::Call { kind: ErrorKind::Other, .. } => true,
-        EtcdError::Call { .. } | EtcdError::Config { .. } | EtcdError::Snapshot { .. } => false,
-    }
+fn is_denied(error: &EtcdError) -> bool {
+    error.kind() == ErrorKind::Denied
 }
 
 fn of(owner: Owner, value: &[u8]) -> Option<u64> {
@@ -90,8 +87,9 @@ fn of(owner: Owner, value: &[u8]) -> Option<u64> {
 
 /// A round at a running member: looks how far it has applied, and leaves what it had applied in the round before. Returns what it has applied now.
 ///
-/// Not what it has applied now: etcd applies entries while they are still on their way to the disk. Once a later one is applied, raft has gone
-/// on, and the earlier ones are on the disk.
+/// etcd applies entries while they are still on their way to the disk. That what was applied before is on the disk when the mark counts rests on the
+/// mark going through this very member: raft sends its proposal on, or appends it, in a later Ready than the one that brought those entries, and goes on
+/// to that only once they are synced. Never leave a mark through another member's endpoint.
 ///
 /// # Errors
 /// When the member does not answer, or takes no writes: a learner, or without a quorum.
@@ -135,11 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_is_a_refusal() {
+    fn only_what_is_denied_will_stay_so() {
         let call = |kind| EtcdError::Call { endpoint: String::new(), call: "Range", kind, message: String::new() };
-        assert!(refuses(&call(ErrorKind::Other)));
-        for kind in [ErrorKind::Timeout, ErrorKind::Unreachable, ErrorKind::NoLeader, ErrorKind::LearnerCannotServe] {
-            assert!(!refuses(&call(kind)), "{kind:?}");
+        assert!(is_denied(&call(ErrorKind::Denied)));
+        for kind in
+            [ErrorKind::Timeout, ErrorKind::Unreachable, ErrorKind::NoLeader, ErrorKind::LearnerCannotServe, ErrorKind::Other]
+        {
+            assert!(!is_denied(&call(kind)), "{kind:?}");
         }
     }
 }

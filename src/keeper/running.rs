@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::ask::{self, Answer};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
-use crate::contract::{EtcdSettings, Order, Phase, Run};
+use crate::contract::{EtcdSettings, Order, Phase, Run, Unless};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
@@ -51,6 +51,8 @@ impl Keeper {
         let timing = self.args.timing.clone();
         let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
         let mut members = Rounds::new(timing.members_poll);
+        let mut restarts = Rounds::new(timing.decide_again);
+        restarts.due = now();
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
@@ -86,6 +88,13 @@ impl Keeper {
                     Meanwhile::Ended(ended) => return self.ended(&running, ended),
                 }
             }
+            if let Some(unless) = self.ordered_restart(&running) {
+                match restarts.poll(|| self.ask_for_restart(&running, unless)).await {
+                    Some(Ok(())) => return self.stop(&running.etcd, Reason::SettingsChanged).await,
+                    Some(Err(why)) => tracing::warn!(why, "etcd is not restarted with other settings yet"),
+                    None => {}
+                }
+            }
             match marks.poll(|| self.leave_mark(&running, applied)).await {
                 Some(Ok(index)) => {
                     // The first mark follows its first sample soon.
@@ -107,9 +116,7 @@ impl Keeper {
     }
 
     fn wanted(&self, running: &Running) -> Wanted {
-        let (Some(order), Some(version)) = (&self.order, self.version) else {
-            return Wanted::Keep;
-        };
+        let Some(order) = &self.order else { return Wanted::Keep };
         // First, also if it is to stop afterwards: what is being removed ends gently.
         if let Some(drain) = order.drain.as_ref().filter(|d| !self.store.state.consumed.contains(&d.id)) {
             return Wanted::Drain(drain.id.clone());
@@ -123,10 +130,31 @@ impl Keeper {
             // A new member comes with a new name. An order that contradicts the data must not end a healthy etcd.
             tracing::error!(ordered = %owner.member, running = %running.owner.member, "the order names another member than the one that runs");
         }
-        match flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)) {
-            Ok(flags) if flags != running.flags => Wanted::Stop(Reason::SettingsChanged),
-            Ok(_) | Err(_) => Wanted::Keep,
+        Wanted::Keep
+    }
+
+    /// A restart that is ordered and not done with. Where etcd runs with what it is ordered for, it is.
+    fn ordered_restart(&mut self, running: &Running) -> Option<Unless> {
+        let (order, version) = (self.order.clone()?, self.version?);
+        let restart = order.restart.as_ref().filter(|restart| !self.store.state.consumed.contains(&restart.id))?;
+        let unless = restart.unless;
+        if flags(&order, &self.paths, version, &Start::Data(InitialCheck::Off)).ok()? != running.flags {
+            return Some(unless);
         }
+        self.restarted(&order);
+        self.save("that there was nothing to restart etcd for");
+        None
+    }
+
+    fn ask_for_restart(&self, running: &Running, unless: Unless) -> JoinHandle<Result<(), String>> {
+        let others = ask::others(&running.order, &self.store.state);
+        let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
+        tokio::spawn(async move {
+            match unless {
+                Unless::Never => Ok(()),
+                Unless::QuorumLost => ask::others_are_a_quorum(&pki, &others, owner, limit).await,
+            }
+        })
     }
 
     fn ask_members(&self, running: &Running) -> JoinHandle<Answer> {

@@ -52,7 +52,11 @@ impl Keeper {
             .map_err(|error| Obstacle(Reason::EtcdNotRunnable, format!("{}: {error}", self.args.etcd.display())))?;
         let state = &mut self.store.state;
         state.etcd_pid = Some(etcd.pid());
+        state.runs_with = Some(order.etcd.clone());
+        // It reaches as far as it should: the right disk is back.
+        state.held = None;
         state.etcd_starts = state.etcd_starts.saturating_add(1);
+        self.restarted(order);
         // A drain that was open when the keeper ended: the table has decided, and it is over.
         self.close_drain(DrainStep::StartedAgain);
         self.publish(Phase::Running, look.decision.reason(), "");
@@ -97,6 +101,13 @@ impl Keeper {
                 Ok(())
             }
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// etcd runs with what the order has: there is nothing left to restart it for.
+    pub(crate) fn restarted(&mut self, order: &Order) {
+        if let Some(restart) = &order.restart {
+            note(&mut self.store.state.consumed, &restart.id);
         }
     }
 

@@ -206,6 +206,10 @@ impl Keeper {
                 again
             }
             (Decision::Refuse(reason), _) => {
+                // With its message, below, so that it is not started in the next moment in which the others do not answer.
+                if look.held.is_some() {
+                    self.store.state.held.clone_from(&look.held);
+                }
                 self.publish(Phase::Refused, reason, &look.detail);
                 again
             }

@@ -113,9 +113,9 @@ fact!(
 fact!(
     /// How far the log reaches, beside the mark that this member left with the others ([`crate::mark`]).
     LogFact {
-        /// As far as the mark, or there is none; or nobody could be asked.
+        /// As far as the mark, or there is none; or nobody could be asked, and it was never found behind.
         Whole,
-        /// Not as far: entries that this member had, and promised to keep, are gone.
+        /// Not as far as the mark, now or when it was compared last: entries that this member had, and promised to keep, are gone.
         Behind,
         /// Who answered for the members did not answer for the mark.
         Unread,
@@ -216,7 +216,11 @@ pub fn decide(facts: &Facts) -> Decision {
 /// This node is to serve a certain member's data.
 fn known(facts: &Facts) -> Decision {
     match (facts.peers, facts.data) {
-        (PeersFact::NoAnswer, DataFact::Mine) => Decision::Start(Reason::ColdStart),
+        (PeersFact::NoAnswer, DataFact::Mine) => match facts.log {
+            // Nobody could be asked: what is known is what stands on this disk.
+            LogFact::Whole | LogFact::Unread => Decision::Start(Reason::ColdStart),
+            LogFact::Behind => Decision::Refuse(Reason::LogBehind),
+        },
         (PeersFact::NoAnswer, DataFact::Empty) => Decision::Wait(Reason::EmptyAndNoAnswer),
         (PeersFact::NoAnswer | PeersFact::NotListed, DataFact::Foreign) => Decision::Wait(Reason::ForeignData),
         (PeersFact::NoAnswer | PeersFact::NotListed, DataFact::Damaged) => Decision::Wait(Reason::DamagedData),

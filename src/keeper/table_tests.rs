@@ -66,6 +66,9 @@ fn each_row_of_the_table() {
         assert_eq!(decide(&Facts { log: LogFact::Behind, ..mine }), Decision::Refuse(Reason::LogBehind));
         assert_eq!(decide(&Facts { log: LogFact::Unread, ..mine }), Decision::Wait(Reason::MarkUnread));
     }
+    // Found behind before, while the others answered.
+    let alone = Facts { peers: NoAnswer, data: Mine, history: History::RanHere, log: LogFact::Behind, ..BASE };
+    assert_eq!(decide(&alone), Decision::Refuse(Reason::LogBehind));
     let permitted = Facts { identity: IdentityFact::Unknown, permission: PermissionFact::Bootstrap, ..BASE };
     assert_eq!(decide(&permitted), Decision::Bootstrap(Reason::Bootstrapping));
     assert_eq!(decide(&Facts { permission: PermissionFact::Absent, ..permitted }), Decision::Wait(Reason::NotAddedYet));
@@ -156,8 +159,8 @@ fn history_counts_at_a_first_start_the_log_of_a_listed_member_a_permission_witho
                 assert_eq!(decide(&Facts { history: *history, ..facts }), decision, "{history:?} instead of {facts:?}");
             }
         }
-        let listed = matches!(facts.peers, PeersFact::Unstarted | PeersFact::Started);
-        if (facts.identity, facts.data, listed) != (IdentityFact::Known, DataFact::Mine, true) {
+        let mine = (facts.identity, facts.data) == (IdentityFact::Known, DataFact::Mine);
+        if !mine || facts.peers == PeersFact::NotListed {
             for log in LogFact::ALL {
                 assert_eq!(decide(&Facts { log: *log, ..facts }), decision, "{log:?} instead of {facts:?}");
             }
@@ -189,7 +192,9 @@ fn catastrophe(facts: &Facts, decision: Decision) -> Option<&'static str> {
         return Some("a member that the cluster does not list was started");
     }
     match decision {
-        Decision::Start(_) if listed && facts.log != LogFact::Whole => Some("started on a log that lacks what it held"),
+        Decision::Start(_) if facts.log == LogFact::Behind || listed && facts.log != LogFact::Whole => {
+            Some("started on a log that lacks what it held")
+        }
         Decision::Start(_) if facts.data != DataFact::Mine || facts.identity != IdentityFact::Known => {
             Some("started on data that is not this member's")
         }
@@ -263,7 +268,8 @@ fn a_member_with_its_data_starts_unless_the_cluster_says_that_it_is_gone_or_was_
             && facts.order == OrderFact::Run
             && facts.identity == IdentityFact::Known
             && facts.data == DataFact::Mine
-            && (facts.peers == PeersFact::NoAnswer || facts.peers != PeersFact::NotListed && facts.log == LogFact::Whole);
+            && facts.peers != PeersFact::NotListed
+            && facts.log == LogFact::Whole;
         if healthy {
             assert!(matches!(decide(&facts), Decision::Start(_)), "{facts:?}");
         }

@@ -188,6 +188,8 @@ impl Keeper {
     pub(crate) fn go_on(&mut self, (running, version): (Running, EtcdVersion)) -> Running {
         tracing::info!(pid = running.etcd.pid(), member = %running.owner.member, "etcd is adopted");
         self.version = Some(version);
+        // One from before this was noted has it as its order has it: other settings would have restarted etcd.
+        self.store.state.runs_with.get_or_insert_with(|| running.order.etcd.clone());
         self.store.state.etcd_pid = Some(running.etcd.pid());
         self.publish(Phase::Running, Reason::TakenOver, "");
         running

@@ -172,6 +172,7 @@ fn object(args: &PivotArgs, endpoint: &str) -> EtcdCluster {
         repository: args.repository.clone().unwrap_or_default(),
         paused: false,
         pod: None,
+        etcd: None,
         self_hosted: Some(hosted),
         tls,
         backup: None,

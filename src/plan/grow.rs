@@ -94,7 +94,7 @@ fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// What a silent agent said before may be long past: its node may be off.
-fn answers(o: &Observed, seat: &Seat) -> bool {
+pub(crate) fn answers(o: &Observed, seat: &Seat) -> bool {
     let answers = |n: &crate::Node| n.agent == AgentView::Fresh && n.readiness != crate::Readiness::NotReady;
     o.nodes.iter().any(|n| n.name == seat.node && answers(n))
 }

@@ -4,7 +4,7 @@
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
 //! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
-//! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
+//! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; other settings in `roll_out.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
 mod absence;
 mod evict;
@@ -16,6 +16,7 @@ mod outcome;
 mod pivot;
 mod progress;
 mod quorum;
+mod roll_out;
 mod seats;
 mod shrink;
 
@@ -24,7 +25,8 @@ pub use evict::{DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary,
-    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, Snapshot, Spec, Tombstone,
+    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, SettingsView, Snapshot, Spec,
+    Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -59,7 +61,7 @@ pub fn plan(o: &Observed) -> Plan {
 
 /// What is wanted after the pivot: the right number of members, all of them alive.
 fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
-    if let Some(plan) = hand_over::call_off(o, members) {
+    if let Some(plan) = hand_over::call_off(o, members).or_else(|| roll_out::call_off(o, members)) {
         return plan;
     }
     if let Some(plan) = heal::plan(o, members) {
@@ -81,6 +83,9 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
         return plan;
     }
     if let Some(plan) = heal::no_node(o, members) {
+        return plan;
+    }
+    if let Some(plan) = roll_out::plan(o, members) {
         return plan;
     }
     if members.iter().all(quorum::is_healthy) {

@@ -53,6 +53,8 @@ pub struct Observed {
     pub replace_after_ms: u64,
     /// Whether etcd takes a learner while a voter is down: from 3.5.30 and 3.6.11 on.
     pub adds_beside_dead: bool,
+    /// Why what the spec wants of etcd's settings must not be carried out.
+    pub settings_refused: Option<String>,
     /// The API servers that can be seen.
     pub api_servers: Vec<ApiServer>,
 }
@@ -139,6 +141,8 @@ pub struct Seat {
     pub keeper: KeeperView,
     /// Which binary its keeper is.
     pub binary: KeeperBinary,
+    /// Whether its etcd runs with the settings that are wanted.
+    pub settings: SettingsView,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.
@@ -180,6 +184,19 @@ pub enum KeeperView {
     },
     /// Stopped: on order, or because it was removed.
     Stopped,
+}
+
+/// The settings of a member's etcd, beside those of the spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SettingsView {
+    /// Its keeper does not say what it runs with.
+    Unknown,
+    /// As wanted; or it does not run, and its order has them.
+    Current,
+    /// Others, and no restart is ordered.
+    Outdated,
+    /// It is about to be restarted, or just is.
+    UnderWay,
 }
 
 /// Which binary a keeper is, beside the controller's own.

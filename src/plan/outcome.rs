@@ -110,6 +110,16 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+    /// Have the keeper of a seat restart etcd with the settings of the spec.
+    ApplySettings {
+        /// Whose seat.
+        node: NodeName,
+    },
+    /// Take that order back before it is carried out.
+    CallOffSettings {
+        /// Whose seat.
+        node: NodeName,
+    },
     /// Have the keeper of a seat hand over to the one of the operator's own version, while etcd runs on.
     HandOverKeeper {
         /// Whose seat.
@@ -154,6 +164,8 @@ impl Step {
             Self::RemoveMember { .. } => "RemoveMember",
             Self::Evict { .. } => "Evict",
             Self::Unseat { .. } => "Unseat",
+            Self::ApplySettings { .. } => "ApplySettings",
+            Self::CallOffSettings { .. } => "CallOffSettings",
             Self::HandOverKeeper { .. } => "HandOverKeeper",
             Self::CallOffHandOver { .. } => "CallOffHandOver",
         }
@@ -171,6 +183,7 @@ impl Step {
             | Self::CheckGate
             | Self::WithdrawBootDrain
             | Self::CallOffHandOver { .. }
+            | Self::CallOffSettings { .. }
             | Self::TombstoneBoot => false,
             // A keeper that is no good costs its member a restart: no other controller may take a member down or change the membership
             // on the strength of what was seen before it.
@@ -178,6 +191,7 @@ impl Step {
             // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
             | Self::Unseat { .. }
             | Self::AddLearner { .. }
+            | Self::ApplySettings { .. }
             | Self::Promote { .. }
             | Self::MoveLeader { .. }
             | Self::RemoveBoot { .. }
@@ -303,6 +317,8 @@ reasons! {
         ApiServersReconnect,
         /// A member that was told to stop.
         MemberDrain,
+        /// A member that is restarted with other settings.
+        MemberRestart,
         /// A keeper that hands over to another.
         KeeperHandOver,
     }

@@ -42,9 +42,10 @@ pub fn is_healthy(member: &EtcdMember) -> bool {
 }
 
 /// The members as a voluntary step has to take them (rule 7): one whose node is cordoned or NotReady counts as down, as somebody is about to
-/// take it down, or something has.
+/// take it down, or something has; so does one that is about to be restarted.
 pub(crate) fn voluntary(o: &Observed, members: &[EtcdMember]) -> Vec<EtcdMember> {
-    let goes_down = |m: &EtcdMember| o.seats.iter().any(|s| s.is_leaving && m.peer_urls.contains(&s.peer_url));
+    let is_going = |s: &crate::Seat| s.is_leaving || s.settings == crate::SettingsView::UnderWay;
+    let goes_down = |m: &EtcdMember| o.seats.iter().any(|s| is_going(s) && m.peer_urls.contains(&s.peer_url));
     let mut seen = members.to_vec();
     seen.iter_mut().filter(|m| goes_down(m)).for_each(|m| m.health = EtcdHealth::Unknown);
     seen
@@ -77,6 +78,13 @@ pub fn may_promote(members: &[EtcdMember], id: MemberId) -> bool {
 pub(crate) fn leaves_a_quorum(members: &[EtcdMember], id: MemberId) -> bool {
     let after: Vec<_> = members.iter().filter(|m| m.id != id).cloned().collect();
     Tolerance::of(&after) >= Tolerance(0)
+}
+
+/// Whether `id` may be down for a while: a quorum is there without its vote. One that is down already costs nothing.
+pub(crate) fn may_be_down(members: &[EtcdMember], id: MemberId) -> bool {
+    let mut during = members.to_vec();
+    during.iter_mut().filter(|m| m.id == id).for_each(|m| m.health = EtcdHealth::Unknown);
+    Tolerance::of(&during) >= Tolerance(0)
 }
 
 /// Whether `id` may be removed.

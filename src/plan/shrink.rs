@@ -80,7 +80,7 @@ fn remove(members: &[EtcdMember], seat: &Seat, leaves: &EtcdMember) -> Plan {
 }
 
 /// The human's last word: it counts while it stands there.
-fn overrule(reason: HoldReason) -> String {
+pub(crate) fn overrule(reason: HoldReason) -> String {
     format!("; or overrule this once you know what it costs: annotation {OVERRULE}={reason}")
 }
 

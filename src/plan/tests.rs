@@ -25,6 +25,8 @@ mod quorum;
 mod reasons;
 #[path = "tables/removal.rs"]
 mod removal;
+#[path = "tables/roll_out.rs"]
+mod roll_out;
 #[path = "tables/shrink.rs"]
 mod shrink;
 #[path = "tables/size.rs"]
@@ -43,7 +45,7 @@ mod wording;
 use crate::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason,
     KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat,
-    Snapshot, Spec, Step, Tombstone, WaitFor, plan,
+    SettingsView, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -83,6 +85,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         learner_patience_ms: PATIENCE,
         replace_after_ms: GRACE,
         adds_beside_dead: true,
+        settings_refused: None,
         api_servers: Vec::new(),
     }
 }
@@ -171,6 +174,7 @@ fn seat(n: usize) -> Seat {
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
         binary: KeeperBinary::Unknown,
+        settings: SettingsView::Current,
         problem: None,
         no_progress_since_ms: None,
         down_since_ms: None,

@@ -1,5 +1,6 @@
 //! Whether this process still hears of the API: the liveness of the controller, and what it lacks to be ready.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,14 +15,18 @@ use crate::clock::{Instant, instant};
 
 /// An API that has not answered for longer does not answer: the Lease is asked for every 2 s.
 const ANSWERED: Duration = Duration::from_secs(30);
-/// A watch lives for [`WATCH_SECONDS`], and is then begun anew. No new one for three times as long, while the API answers, is a watch that hangs.
+/// A watch lives for [`WATCH_SECONDS`], and is then begun anew. No new one for three times as long, while the API answers all the time, is a watch that
+/// hangs.
 const WATCHED: Duration = Duration::from_secs(3 * WATCH_SECONDS as u64);
 
 /// When something was heard of last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
-    answer: Option<Instant>,
-    watch: Instant,
+    /// Since when the API has answered without a break of [`ANSWERED`], and when it did last.
+    answers: Option<(Instant, Instant)>,
+    /// When the newest watch was begun, by resource.
+    watches: BTreeMap<String, Instant>,
+    began: Instant,
 }
 
 /// Contact with the API. Cheap to clone.
@@ -30,14 +35,13 @@ pub struct Contact(Arc<Mutex<Heard>>);
 
 impl Default for Contact {
     fn default() -> Self {
-        // A process that begins has as long for its first watch as for any other.
-        Self(Arc::new(Mutex::new(Heard { answer: None, watch: instant() })))
+        Self(Arc::new(Mutex::new(Heard { answers: None, watches: BTreeMap::new(), began: instant() })))
     }
 }
 
 impl Contact {
     fn heard(&self) -> Heard {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes a call.
@@ -47,11 +51,15 @@ impl Contact {
 
     fn note_at(&self, now: Instant, call: &ApiCall) {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if call.code.is_some_and(|code| code < 500) {
-            heard.answer = Some(now);
-        }
-        if call.verb == "watch" && call.code == Some(200) {
-            heard.watch = now;
+        match (call.verb, call.code) {
+            ("watch", Some(200)) => drop(heard.watches.insert(call.resource.clone(), now)),
+            // An API server whose etcd is away turns watches down (429), and one that starts turns everybody down (403): that is no answer.
+            ("watch", _) => {}
+            (_, Some(200..=299 | 404 | 409)) => {
+                let since = heard.answers.filter(|(_, last)| now - *last < ANSWERED).map_or(now, |(since, _)| since);
+                heard.answers = Some((since, now));
+            }
+            _ => {}
         }
     }
 
@@ -73,19 +81,30 @@ impl Contact {
 }
 
 impl Heard {
+    /// The watch that was begun the longest ago. Before there is any a process has as long for its first as for any other.
+    fn oldest(&self) -> (Instant, &str) {
+        let oldest = self.watches.iter().min_by_key(|(_, at)| **at);
+        oldest.map_or((self.began, "anything"), |(resource, at)| (*at, resource.as_str()))
+    }
+
     fn live(&self, now: Instant) -> Result<(), String> {
-        let age = now - self.watch;
-        let answers = self.answer.is_some_and(|at| now - at < ANSWERED);
-        if answers && age > WATCHED {
-            return Err(format!("the API answers, and no watch was begun for {} s", age.as_secs()));
+        let (watched, resource) = self.oldest();
+        // From when it could have been begun on.
+        let stalled = self.answers.filter(|(_, last)| now - *last < ANSWERED).map(|(since, _)| now - since.max(watched));
+        match stalled {
+            Some(age) if age > WATCHED => {
+                Err(format!("the API answers, and no watch on {resource} was begun for {} s", age.as_secs()))
+            }
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
     fn ready(&self, now: Instant) -> Result<(), String> {
-        match self.answer {
+        match self.answers {
             None => Err("the API has not answered yet".into()),
-            Some(at) if now - at >= ANSWERED => Err(format!("the API has not answered for {} s", (now - at).as_secs())),
+            Some((_, last)) if now - last >= ANSWERED => {
+                Err(format!("the API has not answered for {} s", (now - last).as_secs()))
+            }
             Some(_) => self.live(now),
         }
     }
@@ -93,9 +112,9 @@ impl Heard {
 
 impl Collector for Contact {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "How long ago a watch on the API was begun; each lives for 200 s";
+        let help = "How long ago the oldest of the watches on the API was begun; each lives for 200 s";
         let metric = encoder.encode_descriptor("watch_age_seconds", help, None, MetricType::Gauge)?;
-        ConstGauge::new(self.heard().watch.elapsed().as_secs_f64()).encode(metric)
+        ConstGauge::new(self.heard().oldest().0.elapsed().as_secs_f64()).encode(metric)
     }
 }
 
@@ -104,28 +123,55 @@ mod tests {
     use super::*;
 
     fn call(verb: &'static str, code: Option<u16>) -> ApiCall {
-        ApiCall { verb, resource: String::new(), code, took: Duration::ZERO }
+        ApiCall { verb, resource: "etcdclusters".into(), code, took: Duration::ZERO }
+    }
+
+    /// An answer every 20 s in this time.
+    fn answers(contact: &Contact, from: Instant, to: Instant) {
+        let mut at = from;
+        while at <= to {
+            contact.note_at(at, &call("get", Some(404)));
+            at += Duration::from_secs(20);
+        }
     }
 
     #[test]
-    fn an_api_that_is_gone_is_no_reason_to_start_anew_a_watch_that_hangs_is() {
+    fn a_watch_that_hangs_while_the_api_answers_is_a_reason_to_start_anew() {
         let contact = Contact::default();
         let begun = instant();
         let verdict = |at| (contact.heard().live(at), contact.heard().ready(at));
         assert_eq!(verdict(begun), (Ok(()), Err("the API has not answered yet".into())));
         contact.note_at(begun, &call("watch", Some(200)));
-        assert_eq!(verdict(begun), (Ok(()), Ok(())));
         let later = begun + WATCHED + Duration::from_secs(1);
-        // It may well be gone.
-        contact.note_at(later, &call("get", None));
-        contact.note_at(later, &call("get", Some(503)));
-        assert_eq!(verdict(later), (Ok(()), Err("the API has not answered for 601 s".into())));
-        contact.note_at(later, &call("get", Some(404)));
-        let hangs = Err("the API answers, and no watch was begun for 601 s".to_owned());
+        answers(&contact, begun, later);
+        let hangs = Err("the API answers, and no watch on etcdclusters was begun for 601 s".to_owned());
         assert_eq!(verdict(later), (hangs.clone(), hangs.clone()));
+        // Of another resource.
+        contact.note_at(later, &ApiCall { resource: "etcdmembers".into(), ..call("watch", Some(200)) });
         contact.note_at(later, &call("watch", Some(410)));
         assert_eq!(verdict(later).0, hangs);
         contact.note_at(later, &call("watch", Some(200)));
         assert_eq!(verdict(later), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn an_api_that_is_gone_or_just_back_is_none() {
+        let contact = Contact::default();
+        let begun = instant();
+        contact.note_at(begun, &call("watch", Some(200)));
+        contact.note_at(begun, &call("get", Some(200)));
+        let later = begun + 2 * WATCHED;
+        for code in [None, Some(500), Some(503), Some(429), Some(403)] {
+            contact.note_at(later, &call("get", code));
+            contact.note_at(later, &call("watch", code));
+        }
+        assert_eq!(contact.heard().live(later), Ok(()));
+        assert_eq!(contact.heard().ready(later), Err("the API has not answered for 1200 s".into()));
+        // Back: whoever asks for the Lease is faster than a watch.
+        contact.note_at(later, &call("get", Some(200)));
+        assert_eq!((contact.heard().live(later), contact.heard().ready(later)), (Ok(()), Ok(())));
+        let end = later + WATCHED + Duration::from_secs(1);
+        answers(&contact, later, end);
+        assert!(contact.heard().live(end).is_err());
     }
 }

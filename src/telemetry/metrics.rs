@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_operator_client::{ApiCall, CallObserver};
@@ -18,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::contact::Contact;
+use crate::clock::{Instant, instant};
 
 /// Name and value of each label.
 pub type Labels<const N: usize> = [(&'static str, String); N];
@@ -81,17 +82,38 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// The gauges of all EtcdClusters, as last seen.
+/// An EtcdCluster that no pass has come to for so long is not there any more: the longest pause between two is 10 s.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// An EtcdCluster, as last seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    samples: Vec<Sample>,
+    /// When a pass ended last, whichever way.
+    at: Instant,
+    /// When one ended without an error, seconds since 1970.
+    well: Option<f64>,
+}
+
+/// The gauges of all EtcdClusters.
 #[derive(Clone, Debug, Default)]
-struct Gauges(Arc<Mutex<BTreeMap<String, Vec<Sample>>>>);
+struct Gauges(Arc<Mutex<BTreeMap<String, Seen>>>);
+
+impl Gauges {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all();
+        all.retain(|_, seen| seen.at.elapsed() < FORGOTTEN);
         for gauge in GAUGES {
-            let of_gauge = |(cluster, samples): (&String, &Vec<Sample>)| {
-                let samples = samples.iter().filter(|s| s.gauge == *gauge);
-                samples.map(|s| ([vec![("cluster", cluster.clone())], s.labels.clone()].concat(), s.value)).collect::<Vec<_>>()
+            let of_gauge = |(cluster, seen): (&String, &Seen)| {
+                let well = seen.well.map(|value| Sample { gauge: &LAST_PASS, labels: Vec::new(), value });
+                let samples = seen.samples.iter().cloned().chain(well).filter(|s| s.gauge == *gauge);
+                samples.map(|s| ([vec![("cluster", cluster.clone())], s.labels].concat(), s.value)).collect::<Vec<_>>()
             };
             let samples: Vec<_> = all.iter().flat_map(of_gauge).collect();
             if samples.is_empty() {
@@ -104,6 +126,13 @@ impl Collector for Gauges {
         }
         Ok(())
     }
+}
+
+/// Of milliseconds.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "exact for some 285,000 years")]
+pub fn seconds_of(ms: u64) -> f64 {
+    ms as f64 / 1000.0
 }
 
 /// How a pass ended.
@@ -182,8 +211,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A pass ended.
-    pub fn pass(&self, cluster: &str, outcome: Outcome, took: Duration) {
+    /// A pass ended, at this time (ms since 1970).
+    pub fn pass(&self, cluster: &str, outcome: Outcome, took: Duration, now_ms: u64) {
+        if let Some(seen) = self.gauges.all().get_mut(cluster) {
+            seen.at = instant();
+            match outcome {
+                Outcome::Settled | Outcome::Step | Outcome::Waits | Outcome::Holds => seen.well = Some(seconds_of(now_ms)),
+                Outcome::Conflict | Outcome::Error => {}
+            }
+        }
         self.passes.get_or_create(&[("cluster", cluster.to_owned()), ("outcome", outcome.as_str().to_owned())]).inc();
         self.pass_seconds.get_or_create(&[("cluster", cluster.to_owned())]).observe(took.as_secs_f64());
     }
@@ -203,15 +239,16 @@ impl Metrics {
     pub fn set_leading(&self, leads: bool) {
         self.leading.set(i64::from(leads));
         if !leads {
-            self.gauges.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.gauges.all().clear();
         }
     }
 
     /// What a pass saw of a cluster; `None` = it is gone.
     pub fn set_cluster(&self, cluster: &str, samples: Option<Vec<Sample>>) {
-        let mut all = self.gauges.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.gauges.all();
+        let well = all.get(cluster).and_then(|seen| seen.well);
         match samples {
-            Some(samples) => drop(all.insert(cluster.to_owned(), samples)),
+            Some(samples) => drop(all.insert(cluster.to_owned(), Seen { samples, at: instant(), well })),
             None => drop(all.remove(cluster)),
         }
     }
@@ -251,6 +288,12 @@ mod tests {
         let text = metrics.text().unwrap();
         assert!(text.contains(line) && text.contains("etcd_operator_leading 1"), "{text}");
         assert!(!text.contains("cp2-1"), "{text}");
+        // That a pass failed leaves the time of the last good one.
+        metrics.pass("kube-etcd", Outcome::Settled, Duration::ZERO, 1_000);
+        metrics.pass("kube-etcd", Outcome::Error, Duration::ZERO, 9_000);
+        metrics.set_cluster("kube-etcd", Some(vec![healthy("cp1-1")]));
+        let text = metrics.text().unwrap();
+        assert!(text.contains(r#"etcd_operator_last_pass_timestamp_seconds{cluster="kube-etcd"} 1"#), "{text}");
         metrics.set_leading(false);
         assert!(!metrics.text().unwrap().contains("cp1-1"));
     }
@@ -258,7 +301,7 @@ mod tests {
     #[test]
     fn passes_steps_and_calls_are_counted() {
         let metrics = Metrics::default();
-        metrics.pass("c", Outcome::Holds, Duration::from_millis(3));
+        metrics.pass("c", Outcome::Holds, Duration::from_millis(3), 0);
         metrics.step("c", "Promote", "done");
         metrics.etcd_call("MemberList", "ok", Duration::from_millis(1));
         let call = ApiCall { verb: "list", resource: "nodes".into(), code: Some(200), took: Duration::from_millis(1) };

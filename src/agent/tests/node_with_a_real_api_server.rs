@@ -71,6 +71,8 @@ fn seat() -> Seat {
             metrics_port: 2381,
             client_http_port: 2382,
             max_learners: 0,
+            settings: None,
+            restart: None,
             ask: Vec::new(),
             bootstrap: None,
             drain: None,

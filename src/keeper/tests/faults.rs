@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{Bed, is_etcd, kill};
-use etcd_operator_keeper::contract::{Phase, Run, State};
+use etcd_operator_keeper::contract::{Phase, Restart, Run, State, Unless};
 use rustix::process::Signal;
 
 #[test]
@@ -128,7 +128,7 @@ fn a_torn_missing_or_older_order_leaves_etcd_alone_and_is_reported() {
 }
 
 #[test]
-fn only_settings_that_etcd_needs_restart_it() {
+fn other_settings_restart_etcd_only_by_an_order_of_its_own() {
     let bed = Bed::new();
     let mut node = bed.bootstrapped("cp1");
     let etcd = node.etcd_pid();
@@ -137,11 +137,59 @@ fn only_settings_that_etcd_needs_restart_it() {
     node.wait_state("the order", |s| s.order_sequence == sequence);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(node.etcd_pid(), etcd);
+    // From its next start on.
     node.change_order(|o| o.etcd.quota_backend_bytes = 4 << 30);
+    let sequence = node.order.sequence;
+    node.wait_state("the order", |s| s.order_sequence == sequence);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(node.etcd_pid(), etcd);
+    // Of one member: only a human can want that.
+    let restart = |id: &str| Some(Restart { id: id.into(), unless: Unless::Never });
+    node.change_order(|o| o.restart = Some(Restart { id: "r0".into(), unless: Unless::QuorumLost }));
+    common::wait_for("the refusal", || node.log(), || node.log().contains("etcd is not restarted").then_some(()));
+    assert_eq!(node.etcd_pid(), etcd);
+    node.change_order(|o| o.restart = restart("r1"));
     let state = node.wait_state("another etcd", |s| s.phase == Phase::Running && s.etcd_pid.is_some_and(|pid| pid != etcd));
     let flags = fs::read_to_string(format!("/proc/{}/cmdline", state.etcd_pid.unwrap())).unwrap();
     assert!(flags.contains("--quota-backend-bytes=4294967296"), "{flags}");
+    let consumed = |id: &str| node.wait_state("the restart is done with", |s| s.consumed.contains(&id.to_owned()));
+    assert_eq!(consumed("r1").runs_with.unwrap().quota_backend_bytes, 4 << 30);
     node.wait_ready();
+    // Once is once; and there is nothing to restart it for.
+    let etcd = node.etcd_pid();
+    node.change_order(|o| o.restart = restart("r2"));
+    node.wait_state("the restart is done with", |s| s.consumed.contains(&"r2".to_owned()));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(node.etcd_pid(), etcd);
+    // Taken back before it came: the settings wait for the next start.
+    node.change_order(|o| (o.restart, o.etcd.quota_backend_bytes) = (None, 5 << 30));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((node.etcd_pid(), node.state().runs_with.unwrap().quota_backend_bytes), (etcd, 4 << 30));
+    kill(etcd, Signal::KILL);
+    node.wait_state("its next start", |s| s.runs_with.as_ref().is_some_and(|with| with.quota_backend_bytes == 5 << 30));
+    node.wait_ready();
+}
+
+#[test]
+fn a_restart_waits_until_the_others_are_a_quorum_without_it() {
+    let mut bed = Bed::with_boot();
+    let mut node = bed.joined("cp1");
+    let mut other = bed.joined("cp2");
+    let etcd = node.etcd_pid();
+    other.power_off();
+    // As if the order came late: boot alone is no quorum of three.
+    node.change_order(|o| {
+        o.etcd.heartbeat_ms = 200;
+        o.restart = Some(Restart { id: "r1".into(), unless: Unless::QuorumLost });
+    });
+    common::wait_for("the refusal", || node.log(), || node.log().contains("etcd is not restarted").then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(node.etcd_pid(), etcd);
+    other.start_keeper();
+    node.wait_state("its restart", |s| s.runs_with.as_ref().is_some_and(|with| with.heartbeat_ms == 200));
+    assert_ne!(node.etcd_pid(), etcd);
+    node.wait_ready();
+    bed.boot.as_mut().unwrap().end();
 }
 
 #[test]

@@ -64,9 +64,9 @@ fn wal(node: &Node) -> std::path::PathBuf {
 
 #[test]
 fn a_voter_whose_disk_was_rolled_back_or_whose_log_was_cut_short_is_refused() {
-    let bed = Bed::with_boot();
+    let mut bed = Bed::with_boot();
     let mut node = voter(&bed, "cp1");
-    let _other = voter(&bed, "cp2");
+    let mut other = voter(&bed, "cp2");
     node.power_off();
     let image = bed.tmp.path().join("image");
     copy_dir(&node.data_dir(), &image);
@@ -86,6 +86,15 @@ fn a_voter_whose_disk_was_rolled_back_or_whose_log_was_cut_short_is_refused() {
     node.stays(Phase::Refused, "LogBehind");
     node.power_off();
 
+    // Nor where nobody answers any more: with one other it would be a quorum that has forgotten.
+    other.power_off();
+    node.start_keeper();
+    node.wait_phase(Phase::Refused, "LogBehind");
+    node.stays(Phase::Refused, "LogBehind");
+    node.power_off();
+    other.start_keeper();
+    other.wait_ready();
+
     // etcd would cut off what it cannot read, and go on: a log that breaks off somewhere looks torn.
     fs::remove_dir_all(node.data_dir()).unwrap();
     copy_dir(&newest, &node.data_dir());
@@ -98,12 +107,18 @@ fn a_voter_whose_disk_was_rolled_back_or_whose_log_was_cut_short_is_refused() {
     node.wait_phase(Phase::Refused, "LogBehind");
     node.power_off();
 
-    // The right disk again.
+    // The right disk again, and then whoever answers.
     fs::remove_dir_all(node.data_dir()).unwrap();
     copy_dir(&newest, &node.data_dir());
     node.start_keeper();
     node.wait_phase(Phase::Running, "Listed");
     node.wait_ready();
+    assert_eq!(node.state().held, None);
+    bed.boot.as_mut().unwrap().end();
+    other.power_off();
+    node.power_off();
+    node.start_keeper();
+    node.wait_phase(Phase::Running, "ColdStart");
 }
 
 #[test]

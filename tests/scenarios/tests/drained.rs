@@ -19,7 +19,8 @@ fn guarded(stage: &Stage, nodes: &[&str]) {
     let query = "jsonpath={range .items[*]}{.spec.nodeName}={.status.conditions[?(@.type==\"Ready\")].status} {end}";
     let guards = ["get", "pods", "-n", "kube-system", "-l", "app.kubernetes.io/component=guard", "-o", query];
     stage.until(&format!("a ready guard on each of {nodes:?}"), LIMIT, || {
-        let mut found: Vec<String> = stage.bed.kubectl(&guards).unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        let mut found: Vec<String> =
+            stage.bed.kubectl(&guards).unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         found.sort();
         found == nodes.iter().map(|node| format!("{node}=True")).collect::<Vec<_>>()
     });

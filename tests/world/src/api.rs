@@ -10,6 +10,8 @@ use crate::Ms;
 pub struct Api {
     /// The EtcdCluster's spec.
     pub spec: Spec,
+    /// The settings of etcd that the spec wants, as a number.
+    pub settings: u8,
     /// Counts the intents: a disruptive step compares and swaps it.
     pub version: u64,
     /// EtcdMembers with the role Member.
@@ -50,8 +52,25 @@ pub struct SeatObject {
     pub changed_at: Ms,
     /// The member ID in the order.
     pub ordered: Option<MemberId>,
+    /// The settings in its order.
+    pub settings: u8,
+    /// An order to restart etcd with them.
+    pub restart: Option<Restart>,
+    /// The settings with which its etcd runs, as the agent reported.
+    pub runs_with: Option<u8>,
+    /// The order to restart that its keeper has done with, as the agent reported.
+    pub restarted: Option<u64>,
     /// What the agent reported.
     pub keeper: KeeperView,
+}
+
+/// An order to restart etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Restart {
+    /// Unique.
+    pub id: u64,
+    /// The faults up to the observation that it rests on, for the checks.
+    pub faults_seen: u64,
 }
 
 /// Boot's EtcdMember.

@@ -113,6 +113,8 @@ pub enum Edit {
     Skip,
     /// `abort` is turned over.
     Abort,
+    /// etcd's settings.
+    Settings(u8),
 }
 
 /// Where the closure came to rest.
@@ -297,6 +299,7 @@ impl Run {
             Edit::Hold => spec.hold_boot_removal = !spec.hold_boot_removal,
             Edit::Skip => spec.skip_boot_removal = !spec.skip_boot_removal,
             Edit::Abort => spec.abort = !spec.abort,
+            Edit::Settings(settings) => self.world.api.settings = settings,
         }
     }
 

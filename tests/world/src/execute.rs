@@ -3,7 +3,7 @@
 
 use etcd_operator_plan::{BootDrain, Gate, KeeperView, MemberId, NodeName, Removal, Step, Tombstone};
 
-use crate::api::{DrainOrder, SeatObject};
+use crate::api::{DrainOrder, Restart, SeatObject};
 use crate::checks;
 use crate::observe::{Controller, Observation};
 use crate::raft::{Life, Refusal};
@@ -121,8 +121,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             checks::after(world, &before, "AddLearner", None);
         }
         Step::StartMember { node, member } => {
-            let node = index(world, node)?;
-            let seat = world.api.seats.iter_mut().find(|s| s.node == node).ok_or(Failure::NoSuchThing)?;
+            let seat = seat_on(world, node)?;
             seat.ordered = Some(*member);
             seat.changed_at = now;
         }
@@ -188,17 +187,40 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let node = index(world, node)?;
             world.api.seats.retain(|s| s.node != node);
         }
+        Step::ApplySettings { node } => {
+            let (wanted, restart) = (world.api.settings, Restart { id: world.api.version, faults_seen: seen.faults_seen });
+            let seat = seat_on(world, node)?;
+            (seat.settings, seat.restart, seat.changed_at) = (wanted, Some(restart), now);
+        }
+        Step::CallOffSettings { node } => {
+            let seat = seat_on(world, node)?;
+            (seat.restart, seat.changed_at) = (None, now);
+        }
         // Nobody upgrades the operator here.
         Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. } => return Err(Failure::NoSuchThing),
     }
     Ok(())
 }
 
+fn seat_on<'a>(world: &'a mut World, name: &NodeName) -> Result<&'a mut SeatObject, Failure> {
+    let node = index(world, name)?;
+    world.api.seats.iter_mut().find(|s| s.node == node).ok_or(Failure::NoSuchThing)
+}
+
 fn assign(world: &mut World, name: &NodeName) -> Result<(), Failure> {
     let node = index(world, name)?;
     if world.api.seats.iter().all(|s| s.node != node) {
         let keeper = KeeperView::NotPrepared { why: "just assigned".into() };
-        world.api.seats.push(SeatObject { node, changed_at: world.now, ordered: None, keeper });
+        world.api.seats.push(SeatObject {
+            node,
+            changed_at: world.now,
+            ordered: None,
+            settings: world.api.settings,
+            restart: None,
+            runs_with: None,
+            restarted: None,
+            keeper,
+        });
     }
     Ok(())
 }

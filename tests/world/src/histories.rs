@@ -131,5 +131,5 @@ fn faults() -> impl Strategy<Value = Fault> {
 }
 
 fn edits() -> impl Strategy<Value = Edit> {
-    prop_oneof![3 => (1_u32..=5).prop_map(Edit::Size), 2 => Just(Edit::Hold), 1 => Just(Edit::Skip), 2 => Just(Edit::Abort)]
+    prop_oneof![3 => (1_u32..=5).prop_map(Edit::Size), 2 => Just(Edit::Hold), 1 => Just(Edit::Skip), 2 => Just(Edit::Abort), 2 => (0_u8..3).prop_map(Edit::Settings)]
 }

@@ -50,6 +50,8 @@ pub struct Pivot {
     slice: Slice,
     /// After the pivot: the size that is set then.
     scaled_to: Option<u32>,
+    /// After the pivot: whether etcd's settings are others then.
+    resettled: bool,
     /// Shapes from which a World without faults is known to come to rest.
     good: Mutex<HashSet<u64>>,
 }
@@ -115,7 +117,7 @@ enum Answer {
 }
 
 /// All kinds of steps.
-pub const STEPS: [&str; 15] = [
+pub const STEPS: [&str; 17] = [
     "RunPreflight",
     "SnapshotBoot",
     "AssignSeats",
@@ -131,12 +133,21 @@ pub const STEPS: [&str; 15] = [
     "RemoveMember",
     "Evict",
     "Unseat",
+    "ApplySettings",
+    "CallOffSettings",
 ];
 
 /// The reasons to hold that a World can give. Others are of what it does not have: preflight's findings, keepers that refuse, foreign
 /// members, stores that differ; the planner's tables have them.
-pub const HOLDS: [&str; 6] =
-    ["EtcdUnreachable", "HoldBootRemoval", "NotEnoughNodes", "BootCameBack", "ApiServerOnBootMember", "MemberDown"];
+pub const HOLDS: [&str; 7] = [
+    "EtcdUnreachable",
+    "HoldBootRemoval",
+    "NotEnoughNodes",
+    "BootCameBack",
+    "ApiServerOnBootMember",
+    "MemberDown",
+    "ToleranceTooLow",
+];
 
 impl Answer {
     fn of(plan: Option<&Plan>) -> Self {
@@ -214,13 +225,20 @@ impl Pivot {
     /// A pivot in which so many things go wrong.
     #[must_use]
     pub fn new(setup: Setup, faults: u8, planner: Planner) -> Self {
-        Self { setup, faults, planner, slice: Slice::WHOLE, scaled_to: None, good: Mutex::default() }
+        Self { setup, faults, planner, slice: Slice::WHOLE, scaled_to: None, resettled: false, good: Mutex::default() }
     }
 
     /// The pivot is over, and the size is set to this one.
     #[must_use]
     pub fn then_scaled_to(mut self, size: u32) -> Self {
         self.scaled_to = Some(size);
+        self
+    }
+
+    /// The pivot is over, and etcd's settings are others.
+    #[must_use]
+    pub fn then_resettled(mut self) -> Self {
+        (self.scaled_to, self.resettled) = (Some(self.setup.size), true);
         self
     }
 
@@ -259,6 +277,9 @@ impl Pivot {
             let rest = run.settle(ACTIONS * 10);
             assert_eq!(rest, Rest::Done, "the pivot before it");
             run.happen(&Event::Edit(Edit::Size(size)));
+        }
+        if self.resettled {
+            run.happen(&Event::Edit(Edit::Settings(1)));
         }
         let shape = shape(&run);
         State { run, faults_left: self.faults, heals: Vec::new(), answer: Answer::None, rested: 0, shape }
@@ -441,6 +462,9 @@ impl Model for Pivot {
                 actions.extend([Action::Fault(Fault::Wipe(node)), Action::Gone(node)]);
             }
         }
+        if self.resettled {
+            actions.push(Action::Edit(Edit::Settings(1 - state.run.world.api.settings)));
+        }
         let size = state.run.world.api.spec.size;
         actions.extend([1, 2, 3].into_iter().filter(|s| *s != size).map(|s| Action::Edit(Edit::Size(s))));
         if state.faults_left == self.faults {
@@ -459,8 +483,8 @@ impl Model for Pivot {
             Property::<Self>::always(RESTS, |m: &Self, s: &State| closes(s, &m.good).is_ok()),
             Property::<Self>::sometimes("boot is removed", |_, s: &State| s.run.world.trace.boot_removals == 1),
         ];
-        all.extend(reached!(Step, STEPS, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14));
-        all.extend(reached!(Hold, HOLDS, 0, 1, 2, 3, 4, 5));
+        all.extend(reached!(Step, STEPS, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16));
+        all.extend(reached!(Hold, HOLDS, 0, 1, 2, 3, 4, 5, 6));
         all
     }
 }

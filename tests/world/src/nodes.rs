@@ -3,7 +3,7 @@
 
 use etcd_operator_plan::{KeeperView, MemberId, Readiness, Snapshot, Tombstone};
 
-use crate::api::Counted;
+use crate::api::{Counted, Restart};
 use crate::raft::Life;
 use crate::world::World;
 use crate::{Ms, boot::BootHost};
@@ -12,6 +12,8 @@ use crate::{Ms, boot::BootHost};
 pub const AGENT_DELAY_MS: Ms = 100;
 /// How long certificate, image proof and pod take on a node, ms.
 const PREPARE_MS: Ms = 1_500;
+/// From the order of other settings until etcd serves again, its drain left out, ms.
+const RESTART_MS: Ms = 2_000;
 /// From power to the first process of the kubelet's static pods, ms.
 pub(crate) const KUBELET_START_MS: Ms = 1_000;
 
@@ -45,6 +47,16 @@ pub struct Keeper {
     pub ran_here: Vec<MemberId>,
     /// Member IDs whose removal it learned.
     pub removed: Vec<MemberId>,
+    /// The settings in its order.
+    pub settings: u8,
+    /// An order to restart etcd with them.
+    pub restart: Option<Restart>,
+    /// The one that it has done with.
+    pub restarted: Option<u64>,
+    /// The settings with which its etcd runs, or ran last.
+    pub runs_with: u8,
+    /// Until when it restarts etcd with other ones.
+    pub restarts_until: Option<Ms>,
 }
 
 /// A node's name.
@@ -106,7 +118,31 @@ fn keep(world: &mut World, index: usize) {
         raft.stop(data);
     }
     let Some(order) = keeper.order.filter(|id| !keeper.removed.contains(id)) else { return };
+    let ordered = keeper.restart.filter(|restart| keeper.restarted != Some(restart.id));
+    if let Some(restart) = ordered.filter(|_| keeper.data == Some(order) && raft.runs(order) && keeper.restarts_until.is_none()) {
+        if keeper.runs_with == keeper.settings {
+            keeper.restarted = Some(restart.id);
+            return;
+        }
+        // The keeper's own look: the others must be a quorum without it.
+        let voters: Vec<MemberId> = raft.voters().collect();
+        let well = voters.iter().filter(|id| **id != order && reachable && raft.runs(**id)).count();
+        if voters.contains(&order) && well < etcd_operator_plan::quorum_of(voters.len()) {
+            return;
+        }
+        keeper.restarts_until = Some(now + RESTART_MS);
+        let before = crate::checks::before(world, restart.faults_seen);
+        world.raft.stop(order);
+        crate::checks::after(world, &before, "ApplySettings", None);
+        return;
+    }
+    if keeper.restarts_until.take_if(|until| now >= *until).is_none() && keeper.restarts_until.is_some() {
+        return;
+    }
     if keeper.data == Some(order) {
+        if !raft.runs(order) {
+            started(keeper);
+        }
         raft.start(now, order);
     } else if reachable && raft.listed(order).is_some() && !keeper.ran_here.contains(&order) {
         // Data of a removed member is archived first; data of a member that is still listed is not ours to touch.
@@ -115,8 +151,15 @@ fn keep(world: &mut World, index: usize) {
         }
         keeper.ran_here.push(order);
         keeper.data = Some(order);
+        started(keeper);
         raft.start(now, order);
     }
+}
+
+/// etcd is started with what the order has.
+fn started(keeper: &mut Keeper) {
+    keeper.runs_with = keeper.settings;
+    keeper.restarted = keeper.restart.map(|restart| restart.id);
 }
 
 /// What the keeper on a node says.
@@ -147,7 +190,8 @@ fn obey(world: &mut World, index: usize) {
     match world.api.seats.iter().find(|s| s.node == index).filter(|s| s.changed_at <= seen) {
         Some(seat) => {
             let fresh = Keeper { since: world.now, ..Keeper::default() };
-            world.nodes[index].keeper.get_or_insert(fresh).order = seat.ordered;
+            let keeper = world.nodes[index].keeper.get_or_insert(fresh);
+            (keeper.order, keeper.settings, keeper.restart) = (seat.ordered, seat.settings, seat.restart);
         }
         None if world.api.seats.iter().all(|s| s.node != index) => {
             if let Some(data) = world.nodes[index].keeper.take().and_then(|k| k.data) {
@@ -168,8 +212,11 @@ fn obey(world: &mut World, index: usize) {
 fn report(world: &mut World, index: usize) {
     let view = view(world, index);
     let seen = world.now.saturating_sub(AGENT_DELAY_MS);
+    let running = world.nodes[index].keeper.as_ref().filter(|k| k.data.is_some_and(|data| world.raft.runs(data)));
+    let runs_with = running.map(|k| k.runs_with);
+    let restarted = world.nodes[index].keeper.as_ref().and_then(|k| k.restarted);
     if let Some(seat) = world.api.seats.iter_mut().find(|s| s.node == index) {
-        seat.keeper = view;
+        (seat.keeper, seat.runs_with, seat.restarted) = (view, runs_with, restarted);
     }
     world.api.counts[index] = if world.api.count_at.is_some_and(|at| at <= seen) { Some(count(world, index)) } else { None };
     if world.boot.host == BootHost::Node(index) {
@@ -203,6 +250,9 @@ fn count(world: &World, index: usize) -> Counted {
 pub fn power_cut(world: &mut World, index: usize) {
     let Some(node) = world.nodes.get_mut(index) else { return };
     node.on_since = None;
+    if let Some(keeper) = &mut node.keeper {
+        keeper.restarts_until = None;
+    }
     if let Some(data) = node.keeper.as_ref().and_then(|k| k.data) {
         world.raft.stop(data);
         crate::clients::lost_power(world, data);

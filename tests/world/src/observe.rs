@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
     Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node,
-    NodeName, Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen,
+    NodeName, Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen, SettingsView,
 };
 
 use crate::api::{Api, SeatObject};
@@ -100,7 +100,7 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
             .zip(&api.evictions)
             .map(|((n, evicted), count)| node(n, *evicted, *count))
             .collect(),
-        seats: seats.iter().map(|s| seat(world, controller, s)).collect(),
+        seats: seats.iter().map(|s| seat(world, controller, s, api.settings)).collect(),
         boot: boot(world, &api),
         etcd,
         clients: clients(world, &api, &seats),
@@ -109,6 +109,7 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
         learner_patience_ms: PATIENCE_MS,
         replace_after_ms: REPLACE_AFTER_MS,
         adds_beside_dead: true,
+        settings_refused: None,
         // They list all seats, or only boot (`clients.rs`).
         api_servers: Vec::new(),
     };
@@ -134,7 +135,7 @@ fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>, evictions: u32
     }
 }
 
-fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
+fn seat(world: &World, controller: &Controller, seat: &SeatObject, wanted: u8) -> Seat {
     let name = &world.nodes[seat.node].name;
     Seat {
         node: NodeName(name.clone()),
@@ -144,6 +145,12 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject) -> Seat {
         keeper: seat.keeper.clone(),
         // Nobody upgrades the operator here; `shipped/` does.
         binary: KeeperBinary::Unknown,
+        settings: match seat.runs_with {
+            Some(_) if seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id)) => SettingsView::UnderWay,
+            Some(runs) if runs != wanted => SettingsView::Outdated,
+            None if seat.settings != wanted => SettingsView::Outdated,
+            Some(_) | None => SettingsView::Current,
+        },
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),
         away_since_ms: controller.absences.away_since(&seat.node),

@@ -2,6 +2,7 @@
 
 use etcd_operator_plan::HoldReason;
 
+use crate::api::SeatObject;
 use crate::clients::ApiServer;
 use crate::{Rest, World};
 
@@ -27,12 +28,22 @@ pub fn rests_rightly(world: &World, rest: &Rest) -> Result<(), String> {
             }
         }
         Rest::Done => {
+            let is_current = |seat: &SeatObject| seat.runs_with == Some(world.api.settings);
+            if !world.api.seats.iter().all(is_current) {
+                return Err("Done, but not all run with the settings that are wanted".into());
+            }
             let right = !world.boot_listed() && learners == 0 && ours == spec.size as usize && world.api.seats.len() == ours;
             if right { Ok(()) } else { Err("Done, but not what is wanted".into()) }
         }
         Rest::Hold(reason, next_step) => {
             let right = match reason {
                 HoldReason::HoldBootRemoval => spec.hold_boot_removal && world.boot_listed(),
+                // One or two members are not restarted unless a human says so; nor is any beside a node that is about to go.
+                HoldReason::ToleranceTooLow => {
+                    let is_leaving =
+                        |n: &crate::nodes::Node| n.cordoned || n.readiness == etcd_operator_plan::Readiness::NotReady;
+                    ours < 3 || world.nodes.iter().any(is_leaving)
+                }
                 HoldReason::NotEnoughNodes => spec.size as usize > world.nodes.len(),
                 HoldReason::ApiServerOnBootMember => world.boot_listed() && world.servers.iter().any(ApiServer::lists_only_boot),
                 HoldReason::BootCameBack => world.trace.signals > 1 && world.boot_listed(),

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use etcd_operator_plan::Gate;
 
-use crate::api::Api;
+use crate::api::{Api, Restart};
 use crate::clients::ApiServer;
 use crate::raft::{Life, Raft};
 use crate::world::{PATIENCE_MS, REPLACE_AFTER_MS, World};
@@ -72,6 +72,9 @@ impl<H: Hasher> Shape<'_, H> {
             if let Some(keeper) = &node.keeper {
                 self.age(keeper.since, 3_000);
                 self.put(&(keeper.order, keeper.data, &keeper.ran_here, &keeper.removed));
+                let open = keeper.restart.filter(|restart| keeper.restarted != Some(restart.id));
+                self.put(&(keeper.settings, keeper.runs_with, open.map(|restart| restart.faults_seen == world.trace.faults)));
+                self.put(&keeper.restarts_until.map(|until| until.saturating_sub(world.now)));
             }
         }
         let boot = &world.boot;
@@ -82,7 +85,7 @@ impl<H: Hasher> Shape<'_, H> {
         self.put(&boot.journal.map(|j| j.order.attempt));
         self.maybe(boot.journal.map(|j| j.at), 12_000);
         self.maybe(boot.journal.and_then(|j| j.unlisted_since), 300);
-        self.api(&world.api);
+        self.api(&world.api, world);
         for server in &world.servers {
             self.server(server, world);
         }
@@ -137,14 +140,19 @@ impl<H: Hasher> Shape<'_, H> {
         self.put(&(newest.saturating_sub(raft.commit)));
     }
 
-    fn api(&mut self, api: &Api) {
-        self.put(&api.spec);
+    fn api(&mut self, api: &Api, world: &World) {
+        let faults = world.trace.faults;
+        let known: Vec<_> = world.nodes.iter().map(|n| n.keeper.as_ref().and_then(|k| k.restart).map(|r| r.id)).collect();
+        self.put(&(&api.spec, api.settings));
         for evicted in &api.evicted {
             self.maybe(*evicted, 64 * PATIENCE_MS);
         }
         self.put(&api.evictions);
         for seat in &api.seats {
-            self.put(&(seat.node, seat.ordered, &seat.keeper));
+            self.put(&(seat.node, seat.ordered, &seat.keeper, seat.settings, seat.runs_with));
+            let open = seat.restart.filter(|restart| seat.restarted != Some(restart.id));
+            let is_known = |restart: &Restart| known.get(seat.node).is_some_and(|id| *id == Some(restart.id));
+            self.put(&open.map(|restart| (restart.faults_seen == faults, is_known(&restart))));
             self.age(seat.changed_at, 500);
         }
         let boot = &api.boot;
@@ -204,7 +212,7 @@ impl<H: Hasher> Shape<'_, H> {
         self.put(&is_current);
         if let (false, Some(cache)) = (is_current, &controller.cache) {
             self.put(&world.api.version.saturating_sub(cache.version));
-            self.api(cache);
+            self.api(cache, world);
         }
     }
 }

@@ -97,6 +97,7 @@ impl World {
             boot,
             preflight_at: None,
             preflight_answers: Vec::new(),
+            settings: 0,
             count_at: None,
             counts: vec![None; setup.nodes],
             evicted: vec![None; setup.nodes],

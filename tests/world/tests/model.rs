@@ -103,14 +103,18 @@ fn sliced(name: &str, pivot: impl Fn() -> Pivot) -> Vec<Job> {
 const CHANGES: [(usize, u32, u32, u8); 6] = [(4, 3, 3, 2), (3, 1, 3, 2), (3, 3, 1, 2), (3, 2, 3, 2), (5, 3, 5, 1), (5, 5, 3, 1)];
 
 #[test]
-fn a_change_of_size_and_the_loss_of_members_survive_whatever_goes_wrong() {
+fn a_change_of_size_or_settings_and_the_loss_of_members_survive_whatever_goes_wrong() {
     let most = if std::env::var_os("WORLD_ALL").is_some() { 2 } else { 1 };
     let jobs = CHANGES.iter().flat_map(|(nodes, from, to, faults)| {
         let change = || Pivot::new(Setup::of(*nodes, *from), (*faults).min(most), plan).then_scaled_to(*to);
         sliced(&format!("{from} to {to} of {nodes} nodes"), change)
     });
+    let resettled = RESETTLED.iter().flat_map(|(nodes, size, faults)| {
+        let change = || Pivot::new(Setup::of(*nodes, *size), (*faults).min(most), plan).then_resettled();
+        sliced(&format!("other settings for {size} of {nodes} nodes"), change)
+    });
     let mut reached = BTreeSet::new();
-    for (name, found) in explore_all(jobs.collect()) {
+    for (name, found) in explore_all(resettled.chain(jobs).collect()) {
         assert!(!found.contains(UNBROKEN) && !found.contains(RESTS), "{name}: see above");
         reached.extend(found);
     }
@@ -120,7 +124,10 @@ fn a_change_of_size_and_the_loss_of_members_survive_whatever_goes_wrong() {
 }
 
 /// What a pivot never comes to: there no machine is gone for so long.
-const AFTER_A_PIVOT: [&str; 1] = ["MemberDown"];
+const AFTER_A_PIVOT: [&str; 4] = ["MemberDown", "ApplySettings", "CallOffSettings", "ToleranceTooLow"];
+
+/// Nodes and size, and how many things go wrong at most.
+const RESETTLED: [(usize, u32, u8); 4] = [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 1)];
 
 #[test]
 fn a_pivot_survives_whatever_goes_wrong_at_any_of_its_situations() {

@@ -274,8 +274,14 @@ fn at_once(ending: &Ending) -> usize {
 }
 
 /// What happens after the pivot, with so many nodes and this size before.
-const CHANGES: [(usize, u32, After); 5] =
-    [(3, 1, After::Scale(3)), (3, 3, After::Scale(1)), (4, 3, After::Gone(1)), (3, 3, After::Wipe(0)), (3, 3, After::Wipe(2))];
+const CHANGES: [(usize, u32, After); 6] = [
+    (3, 1, After::Scale(3)),
+    (3, 3, After::Scale(1)),
+    (3, 3, After::Settings),
+    (4, 3, After::Gone(1)),
+    (3, 3, After::Wipe(0)),
+    (3, 3, After::Wipe(2)),
+];
 
 #[test]
 fn a_change_of_size_and_a_lost_member_end_as_wanted_whoever_dies() {

@@ -280,6 +280,7 @@ impl Node {
             permission: None,
             drain: None,
             archive: None,
+            restart: None,
             keeper: None,
         };
         let env = vec![("KEEPER_MEMBERS_POLL_MS".to_owned(), "500".to_owned())];

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etcd_operator_agent::AgentArgs;
-use etcd_operator_keeper::contract::{DrainState, DrainStep, FORMAT, Order, Paths, Phase, Run, State};
+use etcd_operator_keeper::contract::{DrainState, DrainStep, EtcdSettings, FORMAT, Order, Paths, Phase, Run, State};
 use etcd_operator_plan::MemberId;
 
 use super::binary::{Binary, hash};
 use super::{BootIs, CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
+use crate::api::Restart;
 use crate::boot::BootHost;
 use crate::nodes::{self, KUBELET_START_MS, Keeper};
 use crate::raft::{DRAIN_MS, Life, Listed};
@@ -237,6 +238,7 @@ impl Disks {
         let Some(order) = process.accepted.clone() else { return };
         let keeper = world.nodes[node].keeper.get_or_insert(Keeper { since: now, ..Keeper::default() });
         let id = order.member_id.as_deref().and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
+        (keeper.settings, keeper.restart) = (settings_of(&order), restart_of(&order));
         keeper.order = match order.run {
             Run::Run => id,
             Run::Wait | Run::Stop => None,
@@ -317,6 +319,17 @@ fn read_order(paths: &Paths) -> Option<Order> {
     serde_json::from_slice(&fs::read(paths.order()).ok()?).ok()
 }
 
+/// etcd's settings as the World counts them.
+fn settings_of(order: &Order) -> u8 {
+    u8::try_from(order.etcd.heartbeat_ms / 100).unwrap_or(u8::MAX)
+}
+
+fn restart_of(order: &Order) -> Option<Restart> {
+    let id = order.restart.as_ref()?.id.rsplit_once('-').and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok())?;
+    // The keeper looks for itself; nothing here is the operator's fault.
+    Some(Restart { id, faults_seen: u64::MAX })
+}
+
 /// Drain, remove, kill, on the keeper's side.
 fn drain(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Order) {
     let now = world.now;
@@ -380,6 +393,10 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
     {
         consumed.push(drain.state.id.clone());
     }
+    let restarted = restart_of(order).filter(|restart| keeper.restarted == Some(restart.id)).and(order.restart.as_ref());
+    consumed.extend(restarted.map(|restart| restart.id.clone()).filter(|id| !process.written.consumed.contains(id)));
+    let is_up = matches!(life, Some(Life::Up { .. } | Life::Draining { .. }));
+    let runs_with = EtcdSettings { heartbeat_ms: u32::from(keeper.runs_with) * 100, ..order.etcd.clone() };
     consumed.extend(process.archived.iter().filter(|id| !process.written.consumed.contains(id)).cloned());
     State {
         format: FORMAT,
@@ -391,6 +408,8 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
         last_order: Some(Box::new(order.clone())),
         phase,
         reason: reason.into(),
+        etcd_pid: is_up.then_some(1),
+        runs_with: is_up.then_some(runs_with),
         ran_here: hex(&keeper.ran_here),
         removed: hex(&keeper.removed),
         consumed,

@@ -79,6 +79,8 @@ pub enum After {
     Upgrade,
     /// `kubectl scale`.
     Scale(u32),
+    /// `spec.etcd.heartbeatInterval` is another one.
+    Settings,
     /// The data of a node's member is gone.
     Wipe(usize),
     /// A node is gone for good.
@@ -300,6 +302,12 @@ impl<'a> Stage<'a> {
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
                 lock(&self.world).api.spec.size = size;
             }
+            After::Settings => {
+                let mut cluster = self.cluster();
+                cluster["spec"]["etcd"] = json!({"heartbeatInterval": 200});
+                self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+                lock(&self.world).api.settings = 2;
+            }
             After::Wipe(node) => crate::nodes::wipe(&mut lock(&self.world), node),
             After::Gone(node) => {
                 power_cut(&mut lock(&self.world), node);
@@ -332,7 +340,7 @@ impl<'a> Stage<'a> {
     fn gone(&self) -> Option<usize> {
         match self.tale.after {
             After::Gone(node) => Some(node),
-            After::Nothing | After::Upgrade | After::Scale(_) | After::Wipe(_) => None,
+            After::Nothing | After::Upgrade | After::Scale(_) | After::Settings | After::Wipe(_) => None,
         }
     }
 
@@ -344,6 +352,15 @@ impl<'a> Stage<'a> {
             (0..world.nodes.len()).filter(|n| world.member_on(*n).is_some()).collect()
         };
         seats.into_iter().all(|node| self.disks.keeper_binaries(node) == (new.clone(), Some(new.clone())))
+    }
+
+    /// Whether each voter runs with the settings of the spec.
+    fn is_resettled(&self) -> bool {
+        let world = lock(&self.world);
+        let runs_with = |id: &etcd_operator_plan::MemberId| {
+            world.nodes.iter().filter_map(|n| n.keeper.as_ref()).find(|k| k.data == Some(*id))
+        };
+        world.our_voters().iter().all(|id| runs_with(id).is_some_and(|keeper| keeper.runs_with == world.api.settings))
     }
 
     fn etcd_processes(&self) -> BTreeMap<u64, Option<Ms>> {
@@ -412,7 +429,12 @@ impl<'a> Stage<'a> {
                 After::Upgrade => self.upgrade().await,
                 _ => self.change(),
             }
-            complete = self.comes_to_rest().await && (self.tale.after != After::Upgrade || self.is_upgraded());
+            complete = self.comes_to_rest().await
+                && match self.tale.after {
+                    After::Upgrade => self.is_upgraded(),
+                    After::Settings => self.is_resettled(),
+                    After::Nothing | After::Scale(_) | After::Wipe(_) | After::Gone(_) => true,
+                };
         }
         let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
         let at = lock(&self.world).now;

@@ -1,0 +1,134 @@
+//! etcd's settings: what the spec wants, what a seat's order has, what its etcd runs with.
+
+use etcd_operator_api::member::{EtcdMember, OrderSpec, RestartSpec, Settings};
+use etcd_operator_keeper::contract::QUOTA_BYTES;
+use etcd_operator_plan::{self as plan, NodeName, SettingsView};
+use kube::ResourceExt;
+
+use super::observe::View;
+use super::{Context, ControllerError, members};
+
+/// What the spec wants.
+pub(crate) fn wanted(view: &View) -> Settings {
+    let etcd = view.cluster.spec.etcd.clone().unwrap_or_default();
+    normal(Settings {
+        quota_backend_bytes: etcd.quota_backend_bytes.unwrap_or_default(),
+        heartbeat_ms: etcd.heartbeat_interval.unwrap_or_default(),
+        election_ms: etcd.election_timeout.unwrap_or_default(),
+    })
+}
+
+/// The quota is explicit in what the agents write: an order without settings is one with this.
+fn normal(settings: Settings) -> Settings {
+    match settings.quota_backend_bytes {
+        0 => Settings { quota_backend_bytes: i64::try_from(QUOTA_BYTES).unwrap_or(i64::MAX), ..settings },
+        _ => settings,
+    }
+}
+
+/// As the planner takes it.
+pub(crate) fn view(member: &EtcdMember, wanted: Settings) -> SettingsView {
+    let order = member.spec.seat.as_ref().map(|seat| &seat.order);
+    let ordered = order.map(|order| normal(order.settings.unwrap_or_default()));
+    let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
+    let is_open = order.and_then(|order| order.restart.as_ref()).is_some_and(|restart| !keeper.consumed.contains(&restart.id));
+    match (keeper.runs_with.map(normal), keeper.phase.as_str()) {
+        (None, "Running" | "Draining") => SettingsView::Unknown,
+        // Until its keeper has done with it: what it runs with now may be about to end.
+        (Some(_), _) if is_open => SettingsView::UnderWay,
+        (Some(runs), _) if runs == wanted => SettingsView::Current,
+        (None, _) if ordered == Some(wanted) => SettingsView::Current,
+        (Some(_) | None, _) => SettingsView::Outdated,
+    }
+}
+
+/// Why the spec's settings must not be applied.
+pub(crate) fn refusal(view: &View) -> Option<String> {
+    let quota = wanted(view).quota_backend_bytes;
+    let sizes = view.etcd.iter().flat_map(|reading| &reading.members).filter_map(|(_, status)| status.as_ref());
+    let largest = sizes.map(|status| status.db_size).max().unwrap_or(0);
+    // A tenth of room: at the quota etcd takes no more writes, from anybody.
+    (largest > quota / 10 * 9).then(|| {
+        format!(
+            "spec.etcd.quotaBackendBytes is {quota}, and a database has {largest} bytes: at its quota etcd refuses all writes, the Kubernetes API's among them; raise it, or compact and defragment first"
+        )
+    })
+}
+
+/// Of a member that is made now: what the spec wants, unless that must not be; then what those that are there have.
+pub(crate) fn of_new(view: &View) -> Settings {
+    let there = || view.seats().into_iter().find_map(|m| m.spec.seat.as_ref()?.order.settings);
+    if refusal(view).is_some() { there().unwrap_or_default() } else { wanted(view) }
+}
+
+/// The order of a seat gets what the spec wants: its keeper restarts etcd with it.
+pub(crate) async fn apply(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+    let word = view.cluster.annotations().get(plan::OVERRULE).and_then(|word| plan::HoldReason::named(word));
+    let overruled = word == Some(plan::HoldReason::ToleranceTooLow);
+    let (wanted, restart) = (wanted(view), RestartSpec { id: members::unique("restart"), overruled });
+    change(context, view, node, |order| (order.settings, order.restart) = (Some(wanted), Some(restart.clone()))).await
+}
+
+/// No restart: the settings count from the next start on.
+pub(crate) async fn call_off(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+    change(context, view, node, |order| order.restart = None).await
+}
+
+async fn change(context: &Context, view: &View, node: &NodeName, edit: impl Fn(&mut OrderSpec)) -> Result<(), ControllerError> {
+    let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
+    members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            let before = seat.order.clone();
+            edit(&mut seat.order);
+            if seat.order != before {
+                seat.order.sequence += 1;
+            }
+        }
+    })
+    .await
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_operator_api::member::{EtcdMemberStatus, KeeperStatus, Role};
+
+    use super::*;
+
+    const OLD: Settings = Settings { quota_backend_bytes: 8 << 30, heartbeat_ms: 0, election_ms: 0 };
+    const NEW: Settings = Settings { heartbeat_ms: 200, ..OLD };
+
+    fn seen(ordered: Option<Settings>, restart: Option<&str>, phase: &str, runs_with: Option<Settings>) -> SettingsView {
+        let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
+        let seat = serde_json::json!({"image": "etcd:v3.6.16", "probePort": 1, "order": {"sequence": 1, "run": "Run", "restart": restart.map(|id| serde_json::json!({"id": id})),
+            "memberName": "cp1-1", "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1}});
+        member.spec.seat = Some(serde_json::from_value(seat).unwrap());
+        member.spec.seat.as_mut().unwrap().order.settings = ordered;
+        let consumed = vec!["done".to_owned()];
+        let keeper = KeeperStatus { phase: phase.into(), runs_with, consumed, ..KeeperStatus::default() };
+        member.status = Some(EtcdMemberStatus { keeper: Some(keeper), ..EtcdMemberStatus::default() });
+        view(&member, NEW)
+    }
+
+    #[test]
+    fn what_runs_counts_unless_a_restart_is_ordered_and_not_done_with() {
+        use SettingsView::{Current, Outdated, UnderWay, Unknown};
+        for restart in [None, Some("done")] {
+            assert_eq!(seen(Some(NEW), restart, "Running", Some(NEW)), Current);
+            assert_eq!(seen(Some(OLD), restart, "Running", Some(OLD)), Outdated);
+            // Called off, or set back meanwhile.
+            assert_eq!(seen(Some(NEW), restart, "Running", Some(OLD)), Outdated);
+            // An order from before there were settings.
+            assert_eq!(seen(None, restart, "Running", Some(OLD)), Outdated);
+        }
+        for runs in [OLD, NEW] {
+            assert_eq!(seen(Some(NEW), Some("open"), "Running", Some(runs)), UnderWay);
+            assert_eq!(seen(Some(OLD), Some("open"), "Draining", Some(runs)), UnderWay);
+        }
+        assert_eq!(seen(Some(NEW), Some("open"), "Waiting", None), Current);
+        assert_eq!(seen(Some(OLD), Some("open"), "Waiting", None), Outdated);
+        // A keeper from before it said so.
+        assert_eq!(seen(Some(OLD), None, "Running", None), Unknown);
+        assert_eq!(seen(Some(NEW), Some("open"), "Draining", None), Unknown);
+    }
+}
