@@ -163,9 +163,7 @@ impl Stage {
     /// Names of etcd's members, asked at the first of these endpoints that answers.
     #[must_use]
     pub fn members(&self) -> Vec<String> {
-        let nodes = self.bed.options().all();
-        let mut endpoints: Vec<String> = nodes.iter().map(|n| format!("https://{}:2379", n.ip())).collect();
-        endpoints.push(self.boot_endpoint());
+        let endpoints = [self.endpoints(), vec![self.boot_endpoint()]].concat();
         let answer = endpoints.iter().find_map(|e| self.bed.etcdctl(e, &["member", "list", "-w", "json"]).ok()).expect("an etcd");
         let list: Value = serde_json::from_str(&answer).unwrap();
         let mut names: Vec<String> =
@@ -201,17 +199,38 @@ impl Stage {
         self.wait_for("Ready", limit);
     }
 
+    /// What the member at an endpoint says of itself; `Null` if it does not answer.
+    fn endpoint_status(&self, endpoint: &str) -> Value {
+        let answer = self.bed.etcdctl(endpoint, &["endpoint", "status", "-w", "json"]);
+        let status: Value = answer.ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
+        status[0]["Status"].clone()
+    }
+
+    fn leads(&self, endpoint: &str) -> bool {
+        let status = self.endpoint_status(endpoint);
+        status["leader"].is_u64() && status["leader"] == status["header"]["member_id"]
+    }
+
+    /// Client URLs of the seats that there may be.
+    fn endpoints(&self) -> Vec<String> {
+        self.bed.options().all().iter().map(|n| format!("https://{}:2379", n.ip())).collect()
+    }
+
     /// The node whose member leads.
     #[must_use]
     pub fn leader(&self) -> String {
-        let leads = |ip: &str| {
-            let answer = self.bed.etcdctl(&format!("https://{ip}:2379"), &["endpoint", "status", "-w", "json"]);
-            let status: Value = answer.ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
-            let status = &status[0]["Status"];
-            status["leader"].is_u64() && status["leader"] == status["header"]["member_id"]
-        };
         let nodes = self.bed.options().all();
-        nodes.into_iter().find(|n| leads(&n.ip())).expect("a leader").name
+        nodes.into_iter().find(|n| self.leads(&format!("https://{}:2379", n.ip()))).expect("a leader").name
+    }
+
+    /// Has boot lead, whoever was elected.
+    pub fn let_boot_lead(&self) {
+        let boot = self.boot_endpoint();
+        let all = [self.endpoints(), vec![boot.clone()]].concat().join(",");
+        self.until("boot leads", Duration::from_secs(60), || {
+            let id = self.endpoint_status(&boot)["header"]["member_id"].as_u64();
+            self.leads(&boot) || id.is_some_and(|id| self.bed.etcdctl(&all, &["move-leader", &format!("{id:x}")]).is_ok())
+        });
     }
 
     /// Waits until the operator runs.
