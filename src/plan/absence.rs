@@ -92,6 +92,9 @@ mod tests {
     fn an_absence_counts_from_the_first_round_that_saw_it() {
         let seen = rounds(&[(0, false, false), (500, true, true), (1_500, true, true), (2_500, true, true)]);
         assert_eq!((seen.down_since(ID), seen.away_since(&1)), (Some(500), Some(500)));
+        let (down, away) = seen.times();
+        assert_eq!(down.collect::<Vec<_>>(), [(&ID, 500, 2_500)]);
+        assert_eq!(away.collect::<Vec<_>>(), [(&1, 500, 2_500)]);
     }
 
     #[test]

@@ -125,6 +125,11 @@ fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
     let mut o = ordered();
     o.seats[2].is_leaving = true;
     does(&o, off.clone());
+    // Also where it would be no loss of the quorum.
+    let mut five = outdated(5);
+    five.seats[1].settings = SettingsView::UnderWay;
+    member(&mut five, 3).health = EtcdHealth::Unknown;
+    does(&five, off.clone());
     // It is down already: the way back is forward.
     member(&mut o, 2).health = EtcdHealth::Unknown;
     waits(&o, WaitFor::MemberRestart);
