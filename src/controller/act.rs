@@ -47,7 +47,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
-        Step::ApplySettings { node } => settings::apply(context, view, node).await.map(done),
+        Step::ApplySettings { node, restart } => settings::apply(context, view, node, *restart).await,
         Step::CallOffSettings { node } => settings::call_off(context, view, node).await.map(done),
         Step::HandOverKeeper { node } => order_keeper(context, view, node, context.args.binary.as_ref()).await.map(done),
         // The one that runs, and not none: that would be a human's word that what was refused may be tried again (`keeper/hand_over.rs`).

@@ -10,7 +10,8 @@ use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
-    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, preflight, progress, status, structure,
+    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, preflight, progress, settings, status,
+    structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -50,6 +51,7 @@ pub(crate) async fn run(
     if !view.cluster.spec.paused
         && (structure::ensure(context, &view, memory).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
+            || settings::ensure(context, &view).await? > 0
             || progress::ensure(context, &view, memory).await? > 0)
     {
         return Ok((Step, Some(AFTER_STEP)));

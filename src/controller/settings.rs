@@ -3,8 +3,8 @@
 use etcd_operator_api::member::{EtcdMember, OrderSpec, RestartSpec, Settings};
 use etcd_operator_keeper::contract::QUOTA_BYTES;
 use etcd_operator_plan::{self as plan, NodeName, SettingsView};
-use kube::ResourceExt;
 
+use super::act::Outcome;
 use super::observe::View;
 use super::{Context, ControllerError, members};
 
@@ -26,24 +26,74 @@ fn normal(settings: Settings) -> Settings {
     }
 }
 
+/// The order to restart that its keeper has not done with.
+fn open_restart(member: &EtcdMember) -> Option<&RestartSpec> {
+    let restart = member.spec.seat.as_ref()?.order.restart.as_ref()?;
+    let done = member.status.as_ref().and_then(|s| s.keeper.as_ref()).is_some_and(|k| k.consumed.contains(&restart.id));
+    (!done).then_some(restart)
+}
+
+/// When the restart that is under way was ordered, ms.
+pub(crate) fn restart_ordered_ms(member: &EtcdMember) -> Option<u64> {
+    open_restart(member).and_then(|restart| members::asked_at(RESTART, &restart.id))
+}
+
 /// As the planner takes it.
 pub(crate) fn view(member: &EtcdMember, wanted: Settings) -> SettingsView {
     let order = member.spec.seat.as_ref().map(|seat| &seat.order);
     let ordered = order.map(|order| normal(order.settings.unwrap_or_default()));
     let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
-    let is_open = order.and_then(|order| order.restart.as_ref()).is_some_and(|restart| !keeper.consumed.contains(&restart.id));
+    // An order that was taken back may still lie on its disk until it has read the next one.
+    let is_unread = order.is_some_and(|order| keeper.order_sequence < order.sequence && order.restart.is_none());
     match (keeper.runs_with.map(normal), keeper.phase.as_str()) {
-        (None, "Running" | "Draining") => SettingsView::Unknown,
+        // One from before it said so restarted for each change.
+        (None, "Running" | "Draining") if ordered != Some(wanted) => SettingsView::Unknown,
         // Until its keeper has done with it: what it runs with now may be about to end.
-        (Some(_), _) if is_open => SettingsView::UnderWay,
+        (Some(_), _) if open_restart(member).is_some() => SettingsView::UnderWay,
+        (Some(runs), _) if is_unread && Some(runs) != ordered => SettingsView::UnderWay,
         (Some(runs), _) if runs == wanted => SettingsView::Current,
         (None, _) if ordered == Some(wanted) => SettingsView::Current,
         (Some(_) | None, _) => SettingsView::Outdated,
     }
 }
 
+/// An order that has other settings than its etcd runs with, though those are the ones that are wanted: set back, or taken back. They would count at its
+/// next start. Returns how many objects were written.
+pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, ControllerError> {
+    let wanted = wanted(view);
+    let mut written = 0;
+    for member in view.seats() {
+        let runs_with = member.status.as_ref().and_then(|s| s.keeper.as_ref()?.runs_with).map(normal);
+        let ordered = member.spec.seat.as_ref().map(|seat| normal(seat.order.settings.unwrap_or_default()));
+        if runs_with == Some(wanted) && ordered != Some(wanted) && open_restart(member).is_none() {
+            change(context, view, &NodeName(member.spec.node_name.clone()), |order| order.settings = Some(wanted)).await?;
+            written += 1;
+        }
+    }
+    Ok(written)
+}
+
 /// Why the spec's settings must not be applied.
 pub(crate) fn refusal(view: &View) -> Option<String> {
+    timing(view).or_else(|| quota(view))
+}
+
+/// While they roll out members run side by side with what was and what is wanted: a heartbeat that is longer than another's election timeout would have that one
+/// without a leader, again and again.
+fn timing(view: &View) -> Option<String> {
+    let or = |value: i32, default: i32| if value == 0 { default } else { value };
+    let run = view.seats().into_iter().filter_map(|m| m.status.as_ref()?.keeper.as_ref()?.runs_with).collect::<Vec<_>>();
+    let all = || run.iter().copied().chain([wanted(view)]);
+    let heartbeat = all().map(|s| or(s.heartbeat_ms, 100)).max()?;
+    let election = all().map(|s| or(s.election_ms, 1000)).min()?;
+    (heartbeat.saturating_mul(2) > election).then(|| {
+        format!(
+            "spec.etcd: members with a heartbeat of {heartbeat} ms and others with an election timeout of {election} ms would run side by side meanwhile, and lose their leader again and again; change it in steps (electionTimeout first where both go up)"
+        )
+    })
+}
+
+fn quota(view: &View) -> Option<String> {
     let quota = wanted(view).quota_backend_bytes;
     let sizes = view.etcd.iter().flat_map(|reading| &reading.members).filter_map(|(_, status)| status.as_ref());
     let largest = sizes.map(|status| status.db_size).max().unwrap_or(0);
@@ -61,12 +111,35 @@ pub(crate) fn of_new(view: &View) -> Settings {
     if refusal(view).is_some() { there().unwrap_or_default() } else { wanted(view) }
 }
 
+/// What the IDs of restarts begin with; the time in them tells how old an order is.
+const RESTART: &str = "restart";
+
 /// The order of a seat gets what the spec wants: its keeper restarts etcd with it.
-pub(crate) async fn apply(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
-    let word = view.cluster.annotations().get(plan::OVERRULE).and_then(|word| plan::HoldReason::named(word));
-    let overruled = word == Some(plan::HoldReason::ToleranceTooLow);
-    let (wanted, restart) = (wanted(view), RestartSpec { id: members::unique("restart"), overruled });
-    change(context, view, node, |order| (order.settings, order.restart) = (Some(wanted), Some(restart.clone()))).await
+pub(crate) async fn apply(
+    context: &Context,
+    view: &View,
+    node: &NodeName,
+    restart: plan::Restart,
+) -> Result<Outcome, ControllerError> {
+    // Somebody else may have gone on from here.
+    if view.is_stale() {
+        return Ok(Outcome::NotYet);
+    }
+    let overruled = match restart {
+        plan::Restart::WhileQuorum => false,
+        plan::Restart::Overruled => true,
+    };
+    let (wanted, restart) = (wanted(view), RestartSpec { id: members::ask(RESTART, view.now_ms), overruled });
+    let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
+    // With a question to its agent: one that does not answer does not bring the order either.
+    let written = members::change(context, member, |spec| {
+        spec.nonce.clone_from(&restart.id);
+        if let Some(seat) = &mut spec.seat {
+            (seat.order.settings, seat.order.restart) = (Some(wanted), Some(restart.clone()));
+            seat.order.sequence += 1;
+        }
+    });
+    written.await.map(|_| Outcome::Done)
 }
 
 /// No restart: the settings count from the next start on.
@@ -105,9 +178,24 @@ mod tests {
         member.spec.seat = Some(serde_json::from_value(seat).unwrap());
         member.spec.seat.as_mut().unwrap().order.settings = ordered;
         let consumed = vec!["done".to_owned()];
-        let keeper = KeeperStatus { phase: phase.into(), runs_with, consumed, ..KeeperStatus::default() };
+        let keeper = KeeperStatus { phase: phase.into(), runs_with, consumed, order_sequence: 1, ..KeeperStatus::default() };
         member.status = Some(EtcdMemberStatus { keeper: Some(keeper), ..EtcdMemberStatus::default() });
         view(&member, NEW)
+    }
+
+    #[test]
+    fn an_order_that_was_taken_back_counts_until_its_keeper_has_read_that() {
+        let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
+        let seat = serde_json::json!({"image": "etcd:v3.6.16", "probePort": 1, "order": {"sequence": 5, "run": "Run", "memberName": "cp1-1",
+            "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1, "settings": NEW}});
+        member.spec.seat = Some(serde_json::from_value(seat).unwrap());
+        let mut at = |order_sequence| {
+            let keeper =
+                KeeperStatus { phase: "Running".into(), runs_with: Some(OLD), order_sequence, ..KeeperStatus::default() };
+            member.status = Some(EtcdMemberStatus { keeper: Some(keeper), ..EtcdMemberStatus::default() });
+            view(&member, NEW)
+        };
+        assert_eq!((at(4), at(5)), (SettingsView::UnderWay, SettingsView::Outdated));
     }
 
     #[test]
@@ -127,8 +215,8 @@ mod tests {
         }
         assert_eq!(seen(Some(NEW), Some("open"), "Waiting", None), Current);
         assert_eq!(seen(Some(OLD), Some("open"), "Waiting", None), Outdated);
-        // A keeper from before it said so.
+        // A keeper from before it said so restarted for each change.
         assert_eq!(seen(Some(OLD), None, "Running", None), Unknown);
-        assert_eq!(seen(Some(NEW), Some("open"), "Draining", None), Unknown);
+        assert_eq!(seen(Some(NEW), None, "Running", None), Current);
     }
 }

@@ -255,6 +255,7 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         down_since_ms: ordered.and_then(|id| memory.absences.down_since(plan::MemberId(id))),
         binary: super::hand_over::binary(member, own_binary),
         settings: super::settings::view(member, super::settings::wanted(view)),
+        restart_ordered_ms: super::settings::restart_ordered_ms(member),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::RemoveMember { node, .. } => format!("removing the member on {node}: {}", why_removed(seen, node).0),
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
-        Step::ApplySettings { node } => format!("restarting etcd on {node} with the settings of spec.etcd"),
+        Step::ApplySettings { node, .. } => format!("restarting etcd on {node} with the settings of spec.etcd"),
         Step::CallOffSettings { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
         Step::CallOffHandOver { node } => format!("no hand-over on {node} after all: not all members and nodes are well"),
@@ -98,9 +98,15 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
         }
         WaitFor::MemberDrain => "a member was told to stop".into(),
         WaitFor::MemberRestart => {
-            let restarts = seen.seats.iter().filter(|s| s.settings == plan::SettingsView::UnderWay);
-            let nodes: Vec<_> = restarts.map(|s| format!("{}{}", s.node, hand_over::hindrance(s))).collect();
-            format!("etcd is restarted with other settings on {}", nodes.join(", "))
+            let of = |wanted: plan::SettingsView| {
+                let seats = seen.seats.iter().filter(move |s| s.settings == wanted);
+                seats.map(|s| format!("{}{}", s.node, hand_over::hindrance(s))).collect::<Vec<_>>().join(", ")
+            };
+            match (of(plan::SettingsView::UnderWay), of(plan::SettingsView::Unknown)) {
+                (nodes, _) if !nodes.is_empty() => format!("etcd is to be restarted with other settings on {nodes}, once its agent brings the order and the others are a quorum"),
+                (_, nodes) if !nodes.is_empty() => format!("the keeper does not say what its etcd runs with, and has to be handed over first: {nodes}"),
+                (_, _) => "settings of etcd are still to be rolled out".into(),
+            }
         }
         WaitFor::KeeperHandOver => {
             let handing = |s: &&plan::Seat| matches!(s.binary, plan::KeeperBinary::Ordered | plan::KeeperBinary::HandingOver);

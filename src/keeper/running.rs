@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use crate::ask::{self, Answer};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
-use crate::contract::{EtcdSettings, Order, Phase, Run, Unless};
+use crate::contract::{EtcdSettings, Order, Phase, Restart, Run, Unless};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
@@ -22,6 +22,8 @@ use crate::table::Reason;
 
 /// How long etcd must have run for its end not to count as a failure to start.
 const RAN_WELL: Duration = Duration::from_secs(60);
+/// How long it holds that the other voters are a quorum: this keeper looks for the answer every [`crate::clock::Timing::order_poll`].
+const ANSWER_HOLDS: Duration = Duration::from_millis(500);
 /// First pause after a join that etcd gave up before it took part; it doubles.
 const JOIN_AGAIN: Duration = Duration::from_millis(250);
 /// How often that is tried for one keeper's life: each try leaves an (almost empty) directory in the archive.
@@ -52,7 +54,7 @@ impl Keeper {
         let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
         let mut members = Rounds::new(timing.members_poll);
         let mut restarts = Rounds::new(timing.decide_again);
-        restarts.due = now();
+        let mut asked_for = None;
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
@@ -88,10 +90,18 @@ impl Keeper {
                     Meanwhile::Ended(ended) => return self.ended(&running, ended),
                 }
             }
-            if let Some(unless) = self.ordered_restart(&running) {
-                match restarts.poll(|| self.ask_for_restart(&running, unless)).await {
-                    Some(Ok(())) => return self.stop(&running.etcd, Reason::SettingsChanged).await,
-                    Some(Err(why)) => tracing::warn!(why, "etcd is not restarted with other settings yet"),
+            let ordered = self.ordered_restart(&running);
+            if ordered.as_ref().map(|restart| &restart.id) != asked_for.as_ref() {
+                // An answer to another question says nothing.
+                restarts.begin_anew();
+                asked_for = ordered.as_ref().map(|restart| restart.id.clone());
+            }
+            if let Some(restart) = ordered {
+                match restarts.poll(|| self.ask_for_restart(&running, restart.unless)).await {
+                    // Nor does one that lay about while something else was done here.
+                    Some((_, at)) if at.elapsed() > ANSWER_HOLDS => restarts.begin_anew(),
+                    Some((Ok(()), _)) => return self.stop(&running.etcd, Reason::SettingsChanged).await,
+                    Some((Err(why), _)) => tracing::warn!(why, "etcd is not restarted with other settings yet"),
                     None => {}
                 }
             }
@@ -134,26 +144,26 @@ impl Keeper {
     }
 
     /// A restart that is ordered and not done with. Where etcd runs with what it is ordered for, it is.
-    fn ordered_restart(&mut self, running: &Running) -> Option<Unless> {
+    fn ordered_restart(&mut self, running: &Running) -> Option<Restart> {
         let (order, version) = (self.order.clone()?, self.version?);
-        let restart = order.restart.as_ref().filter(|restart| !self.store.state.consumed.contains(&restart.id))?;
-        let unless = restart.unless;
+        let restart = order.restart.clone().filter(|restart| !self.store.state.consumed.contains(&restart.id))?;
         if flags(&order, &self.paths, version, &Start::Data(InitialCheck::Off)).ok()? != running.flags {
-            return Some(unless);
+            return Some(restart);
         }
         self.restarted(&order);
         self.save("that there was nothing to restart etcd for");
         None
     }
 
-    fn ask_for_restart(&self, running: &Running, unless: Unless) -> JoinHandle<Result<(), String>> {
+    fn ask_for_restart(&self, running: &Running, unless: Unless) -> JoinHandle<(Result<(), String>, Instant)> {
         let others = ask::others(&running.order, &self.store.state);
         let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
         tokio::spawn(async move {
-            match unless {
+            let answer = match unless {
                 Unless::Never => Ok(()),
                 Unless::QuorumLost => ask::others_are_a_quorum(&pki, &others, owner, limit).await,
-            }
+            };
+            (answer, now())
         })
     }
 
@@ -285,6 +295,14 @@ impl<T> Rounds<T> {
     fn new(every: Duration) -> Self {
         // The first time soon: a new member publishes its endpoint, and learns those of the others, within seconds.
         Self { every, due: now() + soon(every), asking: None }
+    }
+
+    /// What is under way counts no more; the next round is due at once.
+    fn begin_anew(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
+        self.due = now();
     }
 
     async fn poll(&mut self, ask: impl FnOnce() -> JoinHandle<T>) -> Option<T> {

@@ -107,7 +107,10 @@ impl Keeper {
     /// etcd runs with what the order has: there is nothing left to restart it for.
     pub(crate) fn restarted(&mut self, order: &Order) {
         if let Some(restart) = &order.restart {
-            note(&mut self.store.state.consumed, &restart.id);
+            let consumed = &mut self.store.state.consumed;
+            // Sequences only go up: an earlier one never comes again.
+            consumed.retain(|id| !id.starts_with("restart-"));
+            note(consumed, &restart.id);
         }
     }
 

@@ -172,6 +172,8 @@ fn adopt(args: &KeeperArgs, paths: &Paths, state: &State, handed: &HandedEtcd) -
     let etcd = Etcd::adopt(handed.pid, &args.etcd, Duration::from_secs(handed.ran_seconds))?;
     // The order that the other one followed, not one that has come since: what differs in that is seen by the loop, and acted upon.
     let order: Order = state.last_order.as_deref().cloned().ok_or("the state has no order")?;
+    // What it runs with, which that order may have been about to change.
+    let order = Order { etcd: state.runs_with.clone().unwrap_or_else(|| order.etcd.clone()), ..order };
     let version = state.etcd_version.as_deref().and_then(EtcdVersion::of_state).ok_or("the state has no version of etcd")?;
     let id = |id: &str| u64::from_str_radix(id, 16).map_err(|error| format!("ID {id}: {error}"));
     let owner = Owner {

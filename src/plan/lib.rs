@@ -28,7 +28,7 @@ pub use observed::{
     KeeperView, MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, SettingsView, Snapshot, Spec,
     Tombstone,
 };
-pub use outcome::{HoldReason, Plan, Removal, Step, WaitFor};
+pub use outcome::{HoldReason, Plan, Removal, Restart, Step, WaitFor};
 pub use progress::{Progress, Sample};
 pub use quorum::{Tolerance, quorum_of};
 pub use shrink::OVERRULE;
@@ -85,11 +85,15 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = heal::no_node(o, members) {
         return plan;
     }
-    if let Some(plan) = roll_out::plan(o, members) {
-        return plan;
+    let is_well = members.iter().all(quorum::is_healthy);
+    match roll_out::plan(o, members) {
+        // What waits for a human holds up no keeper.
+        Some(hold @ Plan::Hold { .. }) if is_well => return hand_over::plan(o).unwrap_or(hold),
+        Some(plan) => return plan,
+        None => {}
     }
-    if members.iter().all(quorum::is_healthy) {
-        return hand_over::plan(o).unwrap_or(Plan::Done);
+    if is_well {
+        return hand_over::plan(o).or_else(|| roll_out::left(o)).unwrap_or(Plan::Done);
     }
     Plan::Wait { what: WaitFor::VotersHealthy, look_again_ms: SLOW_LOOK_MS }
 }

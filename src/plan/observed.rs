@@ -143,6 +143,8 @@ pub struct Seat {
     pub binary: KeeperBinary,
     /// Whether its etcd runs with the settings that are wanted.
     pub settings: SettingsView,
+    /// When the restart that is under way was ordered, ms.
+    pub restart_ordered_ms: Option<u64>,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.

@@ -114,6 +114,8 @@ pub enum Step {
     ApplySettings {
         /// Whose seat.
         node: NodeName,
+        /// What its keeper must see right before.
+        restart: Restart,
     },
     /// Take that order back before it is carried out.
     CallOffSettings {
@@ -130,6 +132,15 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+}
+
+/// What a keeper must see before it restarts its etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// That the other voters are a quorum.
+    WhileQuorum,
+    /// Nothing: they cannot be, and a human wants it.
+    Overruled,
 }
 
 /// How boot is removed.

@@ -42,9 +42,11 @@ pub fn is_healthy(member: &EtcdMember) -> bool {
 }
 
 /// The members as a voluntary step has to take them (rule 7): one whose node is cordoned or NotReady counts as down, as somebody is about to
-/// take it down, or something has; so does one that is about to be restarted.
+/// take it down, or something has; so does one that is about to be restarted, or whose new keeper has yet to prove itself.
 pub(crate) fn voluntary(o: &Observed, members: &[EtcdMember]) -> Vec<EtcdMember> {
-    let is_going = |s: &crate::Seat| s.is_leaving || s.settings == crate::SettingsView::UnderWay;
+    let is_going = |s: &crate::Seat| {
+        s.is_leaving || s.settings == crate::SettingsView::UnderWay || s.binary == crate::KeeperBinary::HandingOver
+    };
     let goes_down = |m: &EtcdMember| o.seats.iter().any(|s| is_going(s) && m.peer_urls.contains(&s.peer_url));
     let mut seen = members.to_vec();
     seen.iter_mut().filter(|m| goes_down(m)).for_each(|m| m.health = EtcdHealth::Unknown);

@@ -4,11 +4,14 @@
 use crate::pivot::{CLIENTS_LONGEST_BACKOFF_MS, successor};
 use crate::quorum::{is_healthy, may_be_down, voluntary};
 use crate::{
-    EtcdMember, FAST_LOOK_MS, HoldReason, KeeperView, Observed, Plan, SLOW_LOOK_MS, Seat, SettingsView, Step, WaitFor, grow,
-    shrink,
+    EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Restart, SLOW_LOOK_MS, Seat,
+    SettingsView, Step, WaitFor, grow, shrink,
 };
 
-/// The next restart, or what it waits for. `None` = all run with what is wanted, or nothing is known of a keeper that is too old.
+/// How long an agent may take to bring an order to restart, ms. After that it is taken back: it would come at any time.
+const BROUGHT_WITHIN_MS: u64 = 30_000;
+
+/// The next restart, or what it waits for. `None` = all run with what is wanted, or something else comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_outdated = |seat: &&Seat| seat.settings == SettingsView::Outdated;
     if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.settings_refused) {
@@ -16,22 +19,30 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     }
     // What does not run costs nothing: also the way back where a setting was no good.
     if let Some(seat) = o.seats.iter().filter(is_outdated).find(|seat| is_at_rest(seat, members)) {
-        return Some(Plan::Do(Step::ApplySettings { node: seat.node.clone() }));
+        return Some(apply(seat, Restart::WhileQuorum));
     }
-    if o.seats.iter().any(|seat| seat.settings == SettingsView::UnderWay) {
-        return Some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms: FAST_LOOK_MS });
+    if let Some(wait) = under_way(o) {
+        return Some(wait);
     }
+    let is_busy = |seat: &Seat| {
+        seat.settings == SettingsView::Unknown || matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)
+    };
+    if o.seats.iter().any(is_busy) {
+        return None;
+    }
+    // One that is not well comes first: it may be for what it runs with.
     let outdated = o.seats.iter().filter(is_outdated).filter_map(|seat| Some((seat, grow::listed(seat, members)?)));
-    let (seat, member) = outdated.min_by_key(|(seat, member)| (grow::leads(member), &seat.node))?;
-    if !members.iter().all(is_healthy) || o.seats.iter().any(|seat| seat.settings == SettingsView::Unknown) {
+    let (seat, member) = outdated.min_by_key(|(seat, member)| (is_healthy(member), grow::leads(member), &seat.node))?;
+    if members.iter().any(|m| m.id != member.id && !is_healthy(m)) {
         return None;
     }
     // What is ordered now is to happen now, and not when its agent is back one day.
     if !grow::answers(o, seat) {
         return Some(Plan::wait(WaitFor::Agents));
     }
-    let is_overruled = o.spec.overruled == Some(HoldReason::ToleranceTooLow);
-    if !may_be_down(&voluntary(o, members), member.id) && !is_overruled {
+    let seen = voluntary(o, members);
+    let has_quorum = may_be_down(&seen, member.id);
+    if !has_quorum && o.spec.overruled != Some(HoldReason::ToleranceTooLow) {
         return Some(Plan::hold(
             HoldReason::ToleranceTooLow,
             format!(
@@ -41,6 +52,9 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
             ),
         ));
     }
+    if has_quorum && let Some(plan) = api_servers(o, &seen, seat, member) {
+        return Some(plan);
+    }
     let others: Vec<&EtcdMember> = members.iter().filter(|m| m.id != member.id && !m.is_learner).collect();
     if grow::leads(member) && !others.is_empty() {
         return Some(match successor(&others) {
@@ -48,30 +62,76 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
             None => Plan::wait(WaitFor::VotersHealthy),
         });
     }
-    // An API server that another member was away from tries it again within gRPC's longest backoff: until then this one may be its only way.
-    let is_known = |id| {
-        let since = o.seats.iter().find(|s| s.ordered == Some(id)).and_then(|s| s.up_since_ms);
-        since.is_some_and(|at| o.now_ms.saturating_sub(at) >= CLIENTS_LONGEST_BACKOFF_MS)
-    };
-    if !others.is_empty() && !others.iter().any(|m| is_known(m.id)) {
-        return Some(Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: SLOW_LOOK_MS });
-    }
-    Some(Plan::Do(Step::ApplySettings { node: seat.node.clone() }))
+    Some(apply(seat, if has_quorum { Restart::WhileQuorum } else { Restart::Overruled }))
 }
 
-/// An order that has not been carried out is taken back once another member or a node is no longer well: its agent may come back with it at any time, and
-/// that would then be one member too many.
+/// One that is ordered comes to its end first.
+pub(crate) fn under_way(o: &Observed) -> Option<Plan> {
+    let is_open = o.seats.iter().any(|seat| seat.settings == SettingsView::UnderWay);
+    is_open.then_some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms: FAST_LOOK_MS })
+}
+
+/// Keepers that do not say what their etcd runs with, and that nobody can replace: not all is as wanted.
+pub(crate) fn left(o: &Observed) -> Option<Plan> {
+    let is_left = o.seats.iter().any(|seat| matches!(seat.settings, SettingsView::Unknown | SettingsView::Outdated));
+    is_left.then_some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms: SLOW_LOOK_MS })
+}
+
+fn apply(seat: &Seat, restart: Restart) -> Plan {
+    Plan::Do(Step::ApplySettings { node: seat.node.clone(), restart })
+}
+
+/// Each API server that lists the member needs another way meanwhile: a healthy one that stays. One that it was away from it tries again within gRPC's
+/// longest backoff only.
+fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMember) -> Option<Plan> {
+    let stays = |id: &MemberId| *id != member.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
+    let is_known = |id: &MemberId| {
+        let since = o.seats.iter().find(|s| s.ordered == Some(*id)).and_then(|s| s.up_since_ms);
+        since.is_some_and(|at| o.now_ms.saturating_sub(at) >= CLIENTS_LONGEST_BACKOFF_MS)
+    };
+    let listing = || o.api_servers.iter().filter(|a| a.lists.contains(&member.id));
+    if let Some(lost) = listing().find(|a| !a.lists.iter().any(stays))
+        && o.spec.overruled != Some(HoldReason::ApiServerWouldLoseEtcd)
+    {
+        return Some(Plan::hold(
+            HoldReason::ApiServerWouldLoseEtcd,
+            format!(
+                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays while it is restarted for spec.etcd: list all members there, or set spec.etcd back{}",
+                lost.node,
+                member.id,
+                seat.node,
+                shrink::overrule(HoldReason::ApiServerWouldLoseEtcd)
+            ),
+        ));
+    }
+    let has_way = |ids: &[MemberId]| ids.iter().any(|id| stays(id) && is_known(id));
+    let all: Vec<MemberId> = seen.iter().map(|m| m.id).collect();
+    let lacks_way = listing().any(|a| a.lists.iter().any(stays) && !has_way(&a.lists));
+    (is_healthy(member) && (lacks_way || !has_way(&all)))
+        .then_some(Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: SLOW_LOOK_MS })
+}
+
+/// An order that has not been carried out is taken back once another member or a node is no longer well, or its agent does not bring it: it may come back
+/// with it at any time, and that would then be one member too many.
 pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let is_open = |seat: &&Seat| seat.settings == SettingsView::UnderWay && seat.keeper == KeeperView::Running;
+    let is_open = |seat: &&Seat| {
+        seat.settings == SettingsView::UnderWay && seat.restart_ordered_ms.is_some() && seat.keeper == KeeperView::Running
+    };
     let seat = o.seats.iter().find(is_open)?;
     let own = grow::listed(seat, members).filter(|m| is_healthy(m))?;
     let is_overruled = o.spec.overruled == Some(HoldReason::ToleranceTooLow);
     let others = members.iter().filter(|m| m.id != own.id);
     let is_well = others.clone().all(is_healthy) && (is_overruled || may_be_down(&voluntary(o, members), own.id));
-    (!is_well).then(|| Plan::Do(Step::CallOffSettings { node: seat.node.clone() }))
+    let is_late = seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > BROUGHT_WITHIN_MS);
+    let is_lost = is_late && !grow::answers(o, seat);
+    (!is_well || is_lost).then(|| Plan::Do(Step::CallOffSettings { node: seat.node.clone() }))
 }
 
 /// Whether no etcd runs there that could be lost: its keeper says so, and nobody has heard of it.
 fn is_at_rest(seat: &Seat, members: &[EtcdMember]) -> bool {
-    seat.keeper != KeeperView::Running && !grow::listed(seat, members).is_some_and(is_healthy)
+    let says_so = match seat.keeper {
+        KeeperView::Waiting { .. } | KeeperView::Refused { .. } | KeeperView::Stopped => true,
+        KeeperView::NotPrepared { .. } | KeeperView::Running => false,
+    };
+    says_so && !grow::listed(seat, members).is_some_and(is_healthy)
 }

@@ -44,8 +44,8 @@ mod wording;
 
 use crate::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason,
-    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Seat,
-    SettingsView, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
+    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Restart,
+    Seat, SettingsView, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -175,6 +175,7 @@ fn seat(n: usize) -> Seat {
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
         binary: KeeperBinary::Unknown,
         settings: SettingsView::Current,
+        restart_ordered_ms: None,
         problem: None,
         no_progress_since_ms: None,
         down_since_ms: None,

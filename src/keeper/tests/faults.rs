@@ -144,7 +144,7 @@ fn other_settings_restart_etcd_only_by_an_order_of_its_own() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(node.etcd_pid(), etcd);
     // Of one member: only a human can want that.
-    let restart = |id: &str| Some(Restart { id: id.into(), unless: Unless::Never });
+    let restart = |id: &str| Some(Restart { id: format!("restart-{id}"), unless: Unless::Never });
     node.change_order(|o| o.restart = Some(Restart { id: "r0".into(), unless: Unless::QuorumLost }));
     common::wait_for("the refusal", || node.log(), || node.log().contains("etcd is not restarted").then_some(()));
     assert_eq!(node.etcd_pid(), etcd);
@@ -152,13 +152,13 @@ fn other_settings_restart_etcd_only_by_an_order_of_its_own() {
     let state = node.wait_state("another etcd", |s| s.phase == Phase::Running && s.etcd_pid.is_some_and(|pid| pid != etcd));
     let flags = fs::read_to_string(format!("/proc/{}/cmdline", state.etcd_pid.unwrap())).unwrap();
     assert!(flags.contains("--quota-backend-bytes=4294967296"), "{flags}");
-    let consumed = |id: &str| node.wait_state("the restart is done with", |s| s.consumed.contains(&id.to_owned()));
+    let consumed = |id: &str| node.wait_state("the restart is done with", |s| s.consumed.contains(&format!("restart-{id}")));
     assert_eq!(consumed("r1").runs_with.unwrap().quota_backend_bytes, 4 << 30);
     node.wait_ready();
     // Once is once; and there is nothing to restart it for.
     let etcd = node.etcd_pid();
     node.change_order(|o| o.restart = restart("r2"));
-    node.wait_state("the restart is done with", |s| s.consumed.contains(&"r2".to_owned()));
+    node.wait_state("the restart is done with", |s| s.consumed.contains(&"restart-r2".to_owned()));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(node.etcd_pid(), etcd);
     // Taken back before it came: the settings wait for the next start.

@@ -12,7 +12,16 @@ fn outdated(size: u32) -> Observed {
 }
 
 fn applies(o: &Observed, n: usize) {
-    does(o, Step::ApplySettings { node: name(n) });
+    does(o, Step::ApplySettings { node: name(n), restart: Restart::WhileQuorum });
+}
+
+fn applies_as_overruled(o: &Observed, n: usize) {
+    does(o, Step::ApplySettings { node: name(n), restart: Restart::Overruled });
+}
+
+/// The restart of a seat is ordered.
+fn order(o: &mut Observed, n: usize) {
+    (o.seats[n - 1].settings, o.seats[n - 1].restart_ordered_ms) = (SettingsView::UnderWay, Some(NOW - 1_000));
 }
 
 fn overrule(o: &mut Observed) {
@@ -26,7 +35,7 @@ fn members_are_restarted_one_at_a_time_and_the_leader_last_and_as_a_follower() {
         for n in 2..=size as usize {
             applies(&o, n);
             // Ordered, and not begun; then down; then back.
-            o.seats[n - 1].settings = SettingsView::UnderWay;
+            order(&mut o, n);
             waits(&o, WaitFor::MemberRestart);
             member(&mut o, n).health = EtcdHealth::Unknown;
             waits(&o, WaitFor::MemberRestart);
@@ -49,17 +58,21 @@ fn nobody_is_restarted_whom_the_quorum_needs() {
         holds(&o, HoldReason::ToleranceTooLow, "etcd.database.coreos.com/overrule=ToleranceTooLow");
         overrule(&mut o);
         // Of one there is nobody to lead meanwhile.
-        applies(&o, size as usize);
+        applies_as_overruled(&o, size as usize);
     }
     // Somebody is about to take another node down.
     let mut o = outdated(3);
     o.seats[2].is_leaving = true;
     holds(&o, HoldReason::ToleranceTooLow, "cp2");
     overrule(&mut o);
-    applies(&o, 2);
+    applies_as_overruled(&o, 2);
     let mut o = outdated(5);
     o.seats[4].is_leaving = true;
     applies(&o, 2);
+    // Overruled where there is nothing to overrule.
+    overrule(&mut o);
+    applies(&o, 2);
+    o.spec.overruled = None;
     o.seats[3].is_leaving = true;
     holds(&o, HoldReason::ToleranceTooLow, "cp2");
 }
@@ -68,8 +81,8 @@ fn nobody_is_restarted_whom_the_quorum_needs() {
 fn nothing_is_restarted_beside_anything_else() {
     let disturbed: [fn(&mut Observed); 4] = [
         |o| o.spec.paused = true,
-        |o| member(o, 3).health = EtcdHealth::Unknown,
-        |o| member(o, 3).health = EtcdHealth::Unhealthy,
+        |o| (member(o, 3).health, o.seats[2].settings) = (EtcdHealth::Unknown, SettingsView::Current),
+        |o| (member(o, 3).health, o.seats[2].settings) = (EtcdHealth::Unhealthy, SettingsView::Current),
         // A keeper that does not say what it runs with may be restarting.
         |o| o.seats[2].settings = SettingsView::Unknown,
     ];
@@ -115,7 +128,7 @@ fn api_servers_find_another_member_before_one_goes_down() {
 fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
     let ordered = || {
         let mut o = outdated(3);
-        o.seats[1].settings = SettingsView::UnderWay;
+        order(&mut o, 2);
         o
     };
     let off = Step::CallOffSettings { node: name(2) };
@@ -127,7 +140,7 @@ fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
     does(&o, off.clone());
     // Also where it would be no loss of the quorum.
     let mut five = outdated(5);
-    five.seats[1].settings = SettingsView::UnderWay;
+    order(&mut five, 2);
     member(&mut five, 3).health = EtcdHealth::Unknown;
     does(&five, off.clone());
     // It is down already: the way back is forward.
@@ -139,7 +152,7 @@ fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
     waits(&o, WaitFor::MemberRestart);
     // A human wanted it so.
     let mut o = outdated(1);
-    o.seats[0].settings = SettingsView::UnderWay;
+    order(&mut o, 1);
     overrule(&mut o);
     waits(&o, WaitFor::MemberRestart);
     o.spec.overruled = None;
@@ -154,9 +167,14 @@ fn what_does_not_run_gets_them_at_once_and_so_does_the_way_back() {
     member(&mut o, 2).health = EtcdHealth::Unknown;
     (o.seats[1].settings, o.seats[1].keeper) = (SettingsView::Outdated, KeeperView::Waiting { reason: "EtcdExited".into() });
     applies(&o, 2);
-    // Its keeper says that it runs, though nobody hears of it.
+    // It runs, and is not well for what it runs with: the others are a quorum without it as it is.
     o.seats[1].keeper = KeeperView::Running;
-    waits(&o, WaitFor::VotersHealthy);
+    applies(&o, 2);
+    // Nothing is known of a keeper whose agent has a problem.
+    o.seats[1].keeper = KeeperView::NotPrepared { why: "NotRolledOut".into() };
+    o.nodes[1].agent = AgentView::Silent;
+    waits(&o, WaitFor::Agents);
+    o.nodes[1].agent = AgentView::Fresh;
     // Its keeper's word is old: it answers.
     o.seats[1].keeper = KeeperView::Waiting { reason: "EtcdExited".into() };
     member(&mut o, 2).health = follower();
@@ -181,8 +199,66 @@ fn settings_that_must_not_be_hold_up_nothing_but_themselves() {
 #[test]
 fn a_member_that_is_about_to_be_restarted_counts_as_down() {
     let mut o = after_the_pivot(3);
-    o.seats[1].settings = SettingsView::UnderWay;
+    order(&mut o, 2);
     o.spec.size = 2;
     // Of the two that stay one would be down.
     assert!(!matches!(plan(&o), Plan::Do(Step::RemoveMember { node, .. }) if node == name(3)), "{:?}", plan(&o));
+}
+
+#[test]
+fn an_order_that_its_agent_does_not_bring_is_taken_back() {
+    let mut o = outdated(3);
+    order(&mut o, 2);
+    o.nodes[1].agent = AgentView::Silent;
+    waits(&o, WaitFor::MemberRestart);
+    o.seats[1].restart_ordered_ms = Some(NOW - 30_001);
+    does(&o, Step::CallOffSettings { node: name(2) });
+    // It brought it, and its keeper waits for the others.
+    o.nodes[1].agent = AgentView::Fresh;
+    waits(&o, WaitFor::MemberRestart);
+    // Taken back, and not heard of by its keeper yet.
+    o.nodes[1].agent = AgentView::Silent;
+    o.seats[1].restart_ordered_ms = None;
+    waits(&o, WaitFor::MemberRestart);
+}
+
+#[test]
+fn a_keeper_that_is_handed_over_comes_to_its_end_first() {
+    for binary in [KeeperBinary::Ordered, KeeperBinary::HandingOver] {
+        let mut o = outdated(3);
+        o.seats[2].binary = binary;
+        waits(&o, WaitFor::KeeperHandOver);
+    }
+    // It may take its etcd with it.
+    let mut o = after_the_pivot(3);
+    o.spec.size = 2;
+    o.seats[0].binary = KeeperBinary::HandingOver;
+    assert!(!matches!(plan(&o), Plan::Do(Step::RemoveMember { .. })), "{:?}", plan(&o));
+}
+
+#[test]
+fn what_waits_for_a_human_holds_up_no_keeper_and_what_is_left_is_said() {
+    let mut o = outdated(1);
+    o.seats[0].binary = KeeperBinary::Outdated;
+    does(&o, Step::HandOverKeeper { node: name(1) });
+    let mut o = after_the_pivot(3);
+    o.seats[1].settings = SettingsView::Unknown;
+    waits(&o, WaitFor::MemberRestart);
+}
+
+#[test]
+fn no_api_server_is_left_without_a_way_to_etcd() {
+    let lists = |ids: &[usize]| ApiServer { node: name(9), lists: ids.iter().map(|n| id(*n)).collect() };
+    let mut o = outdated(3);
+    o.api_servers = vec![lists(&[1, 2, 3]), lists(&[2])];
+    holds(&o, HoldReason::ApiServerWouldLoseEtcd, "cp9");
+    o.spec.overruled = Some(HoldReason::ApiServerWouldLoseEtcd);
+    applies(&o, 2);
+    o.spec.overruled = None;
+    // Of the two that it lists the other one came lately.
+    o.api_servers = vec![lists(&[2, 3])];
+    o.seats[2].up_since_ms = Some(NOW - 144_000);
+    waits(&o, WaitFor::ApiServersReconnect);
+    o.seats[2].up_since_ms = Some(NOW - 145_000);
+    applies(&o, 2);
 }

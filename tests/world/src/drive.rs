@@ -196,6 +196,9 @@ impl Run {
             return None;
         }
         let seen = observe(&self.world, controller, sight)?;
+        if self.world.api_answers() {
+            crate::execute::put_settings_right(&mut self.world);
+        }
         Some(((self.planner)(&seen.observed), seen))
     }
 

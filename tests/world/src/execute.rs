@@ -187,7 +187,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let node = index(world, node)?;
             world.api.seats.retain(|s| s.node != node);
         }
-        Step::ApplySettings { node } => {
+        Step::ApplySettings { node, .. } => {
             let (wanted, restart) = (world.api.settings, Restart { id: world.api.version, faults_seen: seen.faults_seen });
             let seat = seat_on(world, node)?;
             (seat.settings, seat.restart, seat.changed_at) = (wanted, Some(restart), now);
@@ -200,6 +200,16 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
         Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. } => return Err(Failure::NoSuchThing),
     }
     Ok(())
+}
+
+/// As the controller does before it plans: an order whose settings nobody wants would count at the next start.
+pub(crate) fn put_settings_right(world: &mut World) {
+    let (wanted, now) = (world.api.settings, world.now);
+    let is_open = |seat: &SeatObject| seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id));
+    let is_wrong = |seat: &&mut SeatObject| seat.runs_with == Some(wanted) && seat.settings != wanted && !is_open(seat);
+    for seat in world.api.seats.iter_mut().filter(is_wrong) {
+        (seat.settings, seat.changed_at) = (wanted, now);
+    }
 }
 
 fn seat_on<'a>(world: &'a mut World, name: &NodeName) -> Result<&'a mut SeatObject, Failure> {

@@ -52,6 +52,8 @@ pub struct Pivot {
     scaled_to: Option<u32>,
     /// After the pivot: whether etcd's settings are others then.
     resettled: bool,
+    /// Whether keepers do not look before a restart.
+    blind_keepers: bool,
     /// Shapes from which a World without faults is known to come to rest.
     good: Mutex<HashSet<u64>>,
 }
@@ -225,7 +227,16 @@ impl Pivot {
     /// A pivot in which so many things go wrong.
     #[must_use]
     pub fn new(setup: Setup, faults: u8, planner: Planner) -> Self {
-        Self { setup, faults, planner, slice: Slice::WHOLE, scaled_to: None, resettled: false, good: Mutex::default() }
+        Self {
+            setup,
+            faults,
+            planner,
+            slice: Slice::WHOLE,
+            scaled_to: None,
+            resettled: false,
+            blind_keepers: false,
+            good: Mutex::default(),
+        }
     }
 
     /// The pivot is over, and the size is set to this one.
@@ -239,6 +250,13 @@ impl Pivot {
     #[must_use]
     pub fn then_resettled(mut self) -> Self {
         (self.scaled_to, self.resettled) = (Some(self.setup.size), true);
+        self
+    }
+
+    /// Keepers restart on order, whatever the others do.
+    #[must_use]
+    pub fn with_blind_keepers(mut self) -> Self {
+        self.blind_keepers = true;
         self
     }
 
@@ -273,6 +291,7 @@ impl Pivot {
     fn begin(&self) -> State {
         let mut run = Run::new(&self.setup, self.planner);
         run.world.trace.silent = true;
+        run.world.keepers_look = !self.blind_keepers;
         if let Some(size) = self.scaled_to {
             let rest = run.settle(ACTIONS * 10);
             assert_eq!(rest, Rest::Done, "the pivot before it");

@@ -107,7 +107,7 @@ fn keep(world: &mut World, index: usize) {
     if world.nodes[index].on_since.is_none_or(|on| now < on + KUBELET_START_MS) {
         return;
     }
-    let (reachable, raft) = (world.raft.leader.is_some(), &mut world.raft);
+    let (looks, reachable, raft) = (world.keepers_look, world.raft.leader.is_some(), &mut world.raft);
     let Some(keeper) = world.nodes[index].keeper.as_mut() else { return };
     if let Some(data) = keeper.data
         && reachable
@@ -127,7 +127,7 @@ fn keep(world: &mut World, index: usize) {
         // The keeper's own look: the others must be a quorum without it.
         let voters: Vec<MemberId> = raft.voters().collect();
         let well = voters.iter().filter(|id| **id != order && reachable && raft.runs(**id)).count();
-        if voters.contains(&order) && well < etcd_operator_plan::quorum_of(voters.len()) {
+        if looks && voters.contains(&order) && well < etcd_operator_plan::quorum_of(voters.len()) {
             return;
         }
         keeper.restarts_until = Some(now + RESTART_MS);

@@ -145,6 +145,7 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject, wanted: u8) -
         keeper: seat.keeper.clone(),
         // Nobody upgrades the operator here; `shipped/` does.
         binary: KeeperBinary::Unknown,
+        restart_ordered_ms: seat.restart.filter(|restart| seat.restarted != Some(restart.id)).map(|_| seat.changed_at),
         settings: match seat.runs_with {
             Some(_) if seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id)) => SettingsView::UnderWay,
             Some(runs) if runs != wanted => SettingsView::Outdated,

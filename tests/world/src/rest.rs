@@ -28,7 +28,9 @@ pub fn rests_rightly(world: &World, rest: &Rest) -> Result<(), String> {
             }
         }
         Rest::Done => {
-            let is_current = |seat: &SeatObject| seat.runs_with == Some(world.api.settings);
+            // Also at its next start.
+            let is_current =
+                |seat: &SeatObject| seat.runs_with == Some(world.api.settings) && seat.settings == world.api.settings;
             if !world.api.seats.iter().all(is_current) {
                 return Err("Done, but not all run with the settings that are wanted".into());
             }

@@ -62,6 +62,8 @@ pub struct World {
     pub api: Api,
     /// API servers as clients of etcd.
     pub servers: Vec<ApiServer>,
+    /// Whether keepers look for themselves, before a restart, whether the others are a quorum. The planner must do without.
+    pub keepers_look: bool,
     /// Whether the shipped agents act on the nodes, instead of the model's.
     pub shipped: bool,
     /// What happened, for the checks.
@@ -111,6 +113,7 @@ impl World {
             boot: BootMachine::new(setup.boot),
             api,
             servers: Vec::new(),
+            keepers_look: true,
             shipped: false,
             trace: Trace::default(),
         };

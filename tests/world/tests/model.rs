@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_operator_plan::{Observed, Plan, Removal, Step, WaitFor, plan};
+use etcd_operator_plan::{Observed, Plan, Removal, Restart, SettingsView, Step, WaitFor, plan};
 use etcd_operator_world::model::{HOLDS, Pivot, RESTS, STEPS, Slice, UNBROKEN};
 use etcd_operator_world::{BOOT, BootHost, Setup};
 use stateright::report::{ReportData, ReportDiscovery, Reporter};
@@ -111,7 +111,9 @@ fn a_change_of_size_or_settings_and_the_loss_of_members_survive_whatever_goes_wr
     });
     let resettled = RESETTLED.iter().flat_map(|(nodes, size, faults)| {
         let change = || Pivot::new(Setup::of(*nodes, *size), (*faults).min(most), plan).then_resettled();
-        sliced(&format!("other settings for {size} of {nodes} nodes"), change)
+        let blind = || change().with_blind_keepers();
+        let name = format!("other settings for {size} of {nodes} nodes");
+        sliced(&name, change).into_iter().chain(sliced(&format!("{name}, keepers that do not look"), blind))
     });
     let mut reached = BTreeSet::new();
     for (name, found) in explore_all(resettled.chain(jobs).collect()) {
@@ -169,9 +171,24 @@ fn without_tombstone(o: &Observed) -> Plan {
     }
 }
 
+/// Restarts the next one while the one before is under way.
+fn hasty(o: &Observed) -> Plan {
+    let next = o.seats.iter().find(|seat| seat.settings == SettingsView::Outdated);
+    match (plan(o), next) {
+        (Plan::Wait { what: WaitFor::MemberRestart, .. }, Some(seat)) => {
+            Plan::Do(Step::ApplySettings { node: seat.node.clone(), restart: Restart::WhileQuorum })
+        }
+        (other, _) => other,
+    }
+}
+
 #[test]
 fn wrong_planners_are_found_out() {
     let wrong = |planner| Pivot::new(Setup::of(3, 3), 0, planner);
     assert!(explore("without gate", wrong(without_gate)).contains(UNBROKEN));
     assert!(explore("without tombstone", wrong(without_tombstone)).contains(RESTS));
+    let hasty = || wrong(hasty).then_resettled();
+    assert!(explore("hasty", hasty().with_blind_keepers()).contains(UNBROKEN));
+    // That is what the keepers' own look is for.
+    assert!(!explore("hasty, and keepers that look", hasty()).contains(UNBROKEN));
 }
