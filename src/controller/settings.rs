@@ -83,7 +83,9 @@ pub(crate) fn refusal(view: &View) -> Option<String> {
 fn timing(view: &View) -> Option<String> {
     let or = |value: i32, default: i32| if value == 0 { default } else { value };
     let run = view.seats().into_iter().filter_map(|m| m.status.as_ref()?.keeper.as_ref()?.runs_with).collect::<Vec<_>>();
-    let all = || run.iter().copied().chain([wanted(view)]);
+    // Boot's are not known: most likely etcd's own.
+    let has_boot = view.boot_endpoint().is_some() && view.status.pivot.as_ref().is_none_or(|p| p.boot_removed.is_none());
+    let all = || run.iter().copied().chain([wanted(view)]).chain(has_boot.then(Settings::default));
     let heartbeat = all().map(|s| or(s.heartbeat_ms, 100)).max()?;
     let election = all().map(|s| or(s.election_ms, 1000)).min()?;
     (heartbeat.saturating_mul(2) > election).then(|| {
@@ -105,7 +107,7 @@ fn quota(view: &View) -> Option<String> {
     })
 }
 
-/// Of a member that is made now: what the spec wants, unless that must not be; then what those that are there have.
+/// Of a member that is made now: what the spec wants, unless that must not be; then what those that are there have, and the rest rolls out later.
 pub(crate) fn of_new(view: &View) -> Settings {
     let there = || view.seats().into_iter().find_map(|m| m.spec.seat.as_ref()?.order.settings);
     if refusal(view).is_some() { there().unwrap_or_default() } else { wanted(view) }

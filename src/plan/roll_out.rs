@@ -67,8 +67,12 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 
 /// One that is ordered comes to its end first.
 pub(crate) fn under_way(o: &Observed) -> Option<Plan> {
-    let is_open = o.seats.iter().any(|seat| seat.settings == SettingsView::UnderWay);
-    is_open.then_some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms: FAST_LOOK_MS })
+    let mut open = o.seats.iter().filter(|seat| seat.settings == SettingsView::UnderWay).peekable();
+    open.peek()?;
+    // One that an agent does not bring may take for ever.
+    let is_new = |seat: &Seat| seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) <= BROUGHT_WITHIN_MS);
+    let look_again_ms = if open.any(is_new) { FAST_LOOK_MS } else { SLOW_LOOK_MS / 5 };
+    Some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms })
 }
 
 /// Keepers that do not say what their etcd runs with, and that nobody can replace: not all is as wanted.
