@@ -391,14 +391,14 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         Some(error) => (EventType::Warning, format!("{}: {error}", step_words(seen, step))),
     };
     let reason = match step {
-        Step::AddLearner { .. } => "AddLearner",
-        Step::Promote { .. } => "Promote",
-        Step::MoveLeader { .. } => "MoveLeader",
-        Step::RemoveBoot { .. } => "RemoveBoot",
-        Step::RemoveMember { .. } => "RemoveMember",
         Step::Evict { .. } => "EvictLearner",
-        Step::ApplySettings { .. } => "ApplySettings",
-        Step::HandOverKeeper { .. } => "HandOverKeeper",
+        Step::AddLearner { .. }
+        | Step::Promote { .. }
+        | Step::MoveLeader { .. }
+        | Step::RemoveBoot { .. }
+        | Step::RemoveMember { .. }
+        | Step::ApplySettings { .. }
+        | Step::HandOverKeeper { .. } => step.kind(),
         _ => return,
     };
     publish(context, &view.cluster, type_, reason.into(), note).await;
