@@ -45,6 +45,7 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     for member in view.seats() {
         written += newer_order(context, member).await?;
         written += forgotten_drain(context, view, member).await?;
+        written += others_to_ask(context, view, member).await?;
         written += unstarted_pod(context, view, member).await?;
     }
     if let Some(member) = view.boot_member() {
@@ -145,6 +146,33 @@ async fn newer_order(context: &Context, member: &EtcdMember) -> Result<usize, Co
     })
     .await?;
     Ok(usize::from(changed.spec != member.spec))
+}
+
+/// A listed member whose keeper waits, as none of the endpoints that it knows answers: those of the moment in which it joined may all be gone, boot's first
+/// of all. It is told the ones of now; else nobody would ever hear that its data is gone.
+async fn others_to_ask(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let (Some(seat), Ok(reading)) = (&member.spec.seat, &view.etcd) else { return Ok(0) };
+    let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
+    let is_own = |m: &etcd_operator_etcd::client::Member| m.peer_urls.contains(&seat.order.peer_url);
+    let is_listed = reading.members.iter().any(|(m, _)| is_own(m));
+    if keeper.phase != "Waiting" || seat.order.run != RunSpec::Run || !is_listed {
+        return Ok(0);
+    }
+    let others = reading.members.iter().filter(|(m, s)| !is_own(m) && s.is_some());
+    let mut ask: Vec<String> = others.flat_map(|(m, _)| m.client_urls.clone()).collect();
+    ask.sort();
+    if ask.iter().all(|url| seat.order.ask.contains(url)) {
+        return Ok(0);
+    }
+    tracing::info!(member = %member.name_any(), ?ask, "its keeper is told whom to ask");
+    members::change(context, member, |spec| {
+        if let Some(seat) = &mut spec.seat {
+            seat.order.ask.clone_from(&ask);
+            seat.order.sequence += 1;
+        }
+    })
+    .await?;
+    Ok(1)
 }
 
 /// An order to stop a member that is still listed, and nobody is at it: its controller died. Its agent could read it at any later time.
