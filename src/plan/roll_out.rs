@@ -36,6 +36,10 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if members.iter().any(|m| m.id != member.id && !is_healthy(m)) {
         return None;
     }
+    // It may have led until just now: a missed answer is no death, and only another leader proves that its restart ends no leadership.
+    if shrink::missed_an_answer(o, seat, member) || !is_healthy(member) && !members.iter().any(grow::leads) {
+        return Some(Plan::wait(WaitFor::VotersHealthy));
+    }
     // What is ordered now is to happen now, and not when its agent is back one day.
     if !grow::answers(o, seat) {
         return Some(Plan::wait(WaitFor::Agents));

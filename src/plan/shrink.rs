@@ -45,7 +45,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// Whether a voter has been unhealthy for a moment only. Of one that its seat was not told nothing is known, nor is anything waited for.
-fn missed_an_answer(o: &Observed, seat: &Seat, member: &EtcdMember) -> bool {
+pub(crate) fn missed_an_answer(o: &Observed, seat: &Seat, member: &EtcdMember) -> bool {
     let is_new = seat.down_since_ms.is_none_or(|at| o.now_ms.saturating_sub(at) < DOWN_MS);
     !is_healthy(member) && !member.is_learner && seat.ordered == Some(member.id) && is_new
 }

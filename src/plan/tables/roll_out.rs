@@ -169,7 +169,16 @@ fn what_does_not_run_gets_them_at_once_and_so_does_the_way_back() {
     applies(&o, 2);
     // It runs, and is not well for what it runs with: the others are a quorum without it as it is.
     o.seats[1].keeper = KeeperView::Running;
+    for since in [None, Some(NOW - 9_999)] {
+        o.seats[1].down_since_ms = since;
+        waits(&o, WaitFor::VotersHealthy);
+    }
+    o.seats[1].down_since_ms = Some(NOW - 10_000);
     applies(&o, 2);
+    // It may have led until just now.
+    member(&mut o, 1).health = follower();
+    waits(&o, WaitFor::VotersHealthy);
+    member(&mut o, 1).health = leader();
     // Nothing is known of a keeper whose agent has a problem.
     o.seats[1].keeper = KeeperView::NotPrepared { why: "NotRolledOut".into() };
     o.nodes[1].agent = AgentView::Silent;
