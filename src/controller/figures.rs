@@ -17,7 +17,7 @@ use crate::telemetry::metrics::{
 /// The samples of a pass.
 pub(super) fn of(view: &View, memory: &mut Memory, seen: &Observed, plan: &Plan, status: &EtcdClusterStatus) -> Vec<Sample> {
     let mut all = vec![sample(&SIZE_WANTED, vec![], f64::from(seen.spec.size))];
-    members(view, memory, &mut all);
+    members(view, memory, status, &mut all);
     if let Etcd::Known { members, .. } = &seen.etcd {
         let Tolerance(tolerance) = Tolerance::of(members);
         all.push(sample(&TOLERANCE, vec![], f64::from(i32::try_from(tolerance).unwrap_or(i32::MAX))));
@@ -48,28 +48,17 @@ fn sample(gauge: &'static Gauge, labels: Vec<(&'static str, String)>, value: f64
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a size or a lag: exact up to 2^53")]
-fn members(view: &View, memory: &Memory, all: &mut Vec<Sample>) {
+fn members(view: &View, memory: &Memory, told: &EtcdClusterStatus, all: &mut Vec<Sample>) {
     let Ok(reading) = &view.etcd else { return };
     for (member, status) in &reading.members {
-        let node = view
-            .seats()
-            .into_iter()
-            .find(|m| m.spec.seat.as_ref().is_some_and(|seat| member.peer_urls.contains(&seat.order.peer_url)));
-        let is_boot = view.boot_id() == Some(member.id);
-        let node = node.map(|m| m.spec.node_name.clone()).or(view.boot_node.clone().filter(|_| is_boot)).unwrap_or_default();
-        let labels = |role: &str| {
-            vec![
-                ("member", member.name.clone()),
-                ("id", member.id.to_string()),
-                ("node", node.clone()),
-                ("role", role.to_owned()),
-            ]
-        };
+        let id = member.id.to_string();
+        let node = told.member_states.iter().find(|s| s.id == id).map(|s| s.node.clone()).unwrap_or_default();
+        let who = || vec![("member", member.name.clone()), ("id", id.clone()), ("node", node.clone())];
         let role = if member.is_learner { "learner" } else { "voter" };
+        let with_role = [who(), vec![("role", role.to_owned())]].concat();
         let flag = |on: bool| if on { 1.0 } else { 0.0 };
-        all.push(sample(&MEMBER_HEALTHY, labels(role), flag(status.as_ref().is_some_and(MemberStatus::is_healthy))));
+        all.push(sample(&MEMBER_HEALTHY, with_role, flag(status.as_ref().is_some_and(MemberStatus::is_healthy))));
         let Some(status) = status else { continue };
-        let who = || vec![("member", member.name.clone()), ("id", member.id.to_string()), ("node", node.clone())];
         all.push(sample(&MEMBER_LEADER, who(), flag(status.leader == Some(status.member_id))));
         all.push(sample(&MEMBER_DB, who(), status.db_size as f64));
         if let Some((_, lag)) = memory.lags.get(&member.id.0).and_then(|samples| samples.last()) {

@@ -85,17 +85,16 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     }
     let params = PatchParams::apply("etcd-operator").force();
     let fewer = memory.guarded.as_ref().is_some_and(|(known, _)| known.nodes.len() > wanted.nodes.len());
+    let (budget, guards) = (Patch::Apply(budget(&wanted)), Patch::Apply(deployment(&wanted)));
+    let budget = async { budgets.patch(&name, &params, &budget).await.map_err(api_error("applying the guards' budget")) };
+    let guards = async { deployments.patch(&name, &params, &guards).await.map_err(api_error("applying the guards")) };
     // The guard of a member that has gone must not count for the smaller quorum.
-    for is_budget in if fewer { [false, true] } else { [true, false] } {
-        if is_budget {
-            budgets
-                .patch(&name, &params, &Patch::Apply(budget(&wanted)))
-                .await
-                .map_err(api_error("applying the guards' budget"))?;
-        } else {
-            let applied = deployments.patch(&name, &params, &Patch::Apply(deployment(&wanted))).await;
-            applied.map_err(api_error("applying the guards"))?;
-        }
+    if fewer {
+        guards.await?;
+        budget.await?;
+    } else {
+        budget.await?;
+        guards.await?;
     }
     memory.guarded = Some((wanted, view.now_ms));
     Ok(())
@@ -114,7 +113,7 @@ fn small(count: usize) -> i32 {
 /// Nodes with a voter; `None` = not known, or not to be guarded yet.
 fn voters(view: &View) -> Option<BTreeMap<String, i32>> {
     let reading = view.etcd.as_ref().ok()?;
-    let boot_is_out = view.boot_endpoint().is_none() || view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some());
+    let boot_is_out = view.boot_endpoint().is_none() || view.boot_is_out();
     let of_seat = |member: &etcd_operator_api::EtcdMember| {
         let seat = member.spec.seat.as_ref()?;
         let votes = reading.members.iter().any(|(m, _)| !m.is_learner && m.peer_urls.contains(&seat.order.peer_url));

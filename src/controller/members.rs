@@ -1,6 +1,6 @@
 //! Writing EtcdMembers: read, change, replace with the resourceVersion that was read, so that of two controllers one fails.
 
-use etcd_operator_api::member::{EtcdMember, EtcdMemberSpec, Role};
+use etcd_operator_api::member::{EtcdMember, EtcdMemberSpec, OrderSpec, Role};
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, PostParams};
 
@@ -61,6 +61,23 @@ pub(crate) async fn change(
             Err(error) => return Err(api_error(what)(error)),
         }
     }
+}
+
+/// Changes the order of a seat; its sequence goes up if anything changes.
+pub(crate) async fn change_order(
+    context: &Context,
+    member: &EtcdMember,
+    edit: impl Fn(&mut OrderSpec),
+) -> Result<EtcdMember, ControllerError> {
+    let edit = |spec: &mut EtcdMemberSpec| {
+        let Some(seat) = &mut spec.seat else { return };
+        let before = seat.order.clone();
+        edit(&mut seat.order);
+        if seat.order != before {
+            seat.order.sequence += 1;
+        }
+    };
+    change(context, member, edit).await
 }
 
 /// Whether somebody wrote the object since it was read.

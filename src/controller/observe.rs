@@ -98,6 +98,11 @@ impl View {
         self.cluster.spec.self_hosted.as_ref().map(|s| s.boot_member_client_endpoint.as_str())
     }
 
+    /// Whether boot was seen to be out.
+    pub(crate) fn boot_is_out(&self) -> bool {
+        self.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some())
+    }
+
     /// Boot's member ID, as recorded or as listed.
     pub(crate) fn boot_id(&self) -> Option<MemberId> {
         let recorded = self.status.pivot.as_ref().and_then(|p| p.boot_member_id.as_deref()).and_then(|id| id.parse().ok());
@@ -239,8 +244,7 @@ async fn ca(
 
 /// Endpoints that may answer: boot until it is out, the published ones, and those of the seats that were started.
 pub(crate) fn endpoints(view: &View) -> Vec<String> {
-    let boot_is_out = view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some());
-    let mut all: Vec<String> = view.boot_endpoint().filter(|_| !boot_is_out).map(str::to_owned).into_iter().collect();
+    let mut all: Vec<String> = view.boot_endpoint().filter(|_| !view.boot_is_out()).map(str::to_owned).into_iter().collect();
     all.extend(view.status.endpoints.iter().cloned());
     all.extend(
         view.seats()

@@ -1,6 +1,6 @@
 //! etcd's settings: what the spec wants, what a seat's order has, what its etcd runs with.
 
-use etcd_operator_api::member::{EtcdMember, OrderSpec, RestartSpec, Settings};
+use etcd_operator_api::member::{EtcdMember, RestartSpec, Settings};
 use etcd_operator_keeper::contract::QUOTA_BYTES;
 use etcd_operator_plan::{self as plan, NodeName, SettingsView};
 
@@ -66,7 +66,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         let runs_with = member.status.as_ref().and_then(|s| s.keeper.as_ref()?.runs_with).map(normal);
         let ordered = member.spec.seat.as_ref().map(|seat| normal(seat.order.settings.unwrap_or_default()));
         if runs_with == Some(wanted) && ordered != Some(wanted) && open_restart(member).is_none() {
-            change(context, view, &NodeName(member.spec.node_name.clone()), |order| order.settings = Some(wanted)).await?;
+            members::change_order(context, member, |order| order.settings = Some(wanted)).await?;
             written += 1;
         }
     }
@@ -78,16 +78,19 @@ pub(crate) fn refusal(view: &View) -> Option<String> {
     timing(view).or_else(|| quota(view))
 }
 
+fn timing(view: &View) -> Option<String> {
+    let run = view.seats().into_iter().filter_map(|m| m.status.as_ref()?.keeper.as_ref()?.runs_with);
+    // Boot's are not known: most likely etcd's own.
+    let boot = (view.boot_endpoint().is_some() && !view.boot_is_out()).then(Settings::default);
+    side_by_side(run.chain([wanted(view)]).chain(boot))
+}
+
 /// While they roll out members run side by side with what was and what is wanted: a heartbeat that is longer than another's election timeout would have that one
 /// without a leader, again and again.
-fn timing(view: &View) -> Option<String> {
+fn side_by_side(all: impl Iterator<Item = Settings>) -> Option<String> {
     let or = |value: i32, default: i32| if value == 0 { default } else { value };
-    let run = view.seats().into_iter().filter_map(|m| m.status.as_ref()?.keeper.as_ref()?.runs_with).collect::<Vec<_>>();
-    // Boot's are not known: most likely etcd's own.
-    let has_boot = view.boot_endpoint().is_some() && view.status.pivot.as_ref().is_none_or(|p| p.boot_removed.is_none());
-    let all = || run.iter().copied().chain([wanted(view)]).chain(has_boot.then(Settings::default));
-    let heartbeat = all().map(|s| or(s.heartbeat_ms, 100)).max()?;
-    let election = all().map(|s| or(s.election_ms, 1000)).min()?;
+    let of = |s: Settings| (or(s.heartbeat_ms, 100), or(s.election_ms, 1000));
+    let (heartbeat, election) = all.map(of).reduce(|(h, e), (heartbeat, election)| (h.max(heartbeat), e.min(election)))?;
     (heartbeat.saturating_mul(2) > election).then(|| {
         format!(
             "spec.etcd: members with a heartbeat of {heartbeat} ms and others with an election timeout of {election} ms would run side by side meanwhile, and lose their leader again and again; change it in steps (electionTimeout first where both go up)"
@@ -96,10 +99,12 @@ fn timing(view: &View) -> Option<String> {
 }
 
 fn quota(view: &View) -> Option<String> {
-    let quota = wanted(view).quota_backend_bytes;
     let sizes = view.etcd.iter().flat_map(|reading| &reading.members).filter_map(|(_, status)| status.as_ref());
-    let largest = sizes.map(|status| status.db_size).max().unwrap_or(0);
-    // A tenth of room: at the quota etcd takes no more writes, from anybody.
+    too_full(wanted(view).quota_backend_bytes, sizes.map(|status| status.db_size).max().unwrap_or(0))
+}
+
+/// A tenth of room: at the quota etcd takes no more writes, from anybody.
+fn too_full(quota: i64, largest: i64) -> Option<String> {
     (largest > quota / 10 * 9).then(|| {
         format!(
             "spec.etcd.quotaBackendBytes is {quota}, and a database has {largest} bytes: at its quota etcd refuses all writes, the Kubernetes API's among them; raise it, or compact and defragment first"
@@ -132,7 +137,7 @@ pub(crate) async fn apply(
         plan::Restart::Overruled => true,
     };
     let (wanted, restart) = (wanted(view), RestartSpec { id: members::ask(RESTART, view.now_ms), overruled });
-    let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
+    let member = member_of(view, node)?;
     // With a question to its agent: one that does not answer does not bring the order either.
     let written = members::change(context, member, |spec| {
         spec.nonce.clone_from(&restart.id);
@@ -146,22 +151,11 @@ pub(crate) async fn apply(
 
 /// No restart: the settings count from the next start on.
 pub(crate) async fn call_off(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
-    change(context, view, node, |order| order.restart = None).await
+    members::change_order(context, member_of(view, node)?, |order| order.restart = None).await.map(drop)
 }
 
-async fn change(context: &Context, view: &View, node: &NodeName, edit: impl Fn(&mut OrderSpec)) -> Result<(), ControllerError> {
-    let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
-    members::change(context, member, |spec| {
-        if let Some(seat) = &mut spec.seat {
-            let before = seat.order.clone();
-            edit(&mut seat.order);
-            if seat.order != before {
-                seat.order.sequence += 1;
-            }
-        }
-    })
-    .await
-    .map(drop)
+fn member_of<'a>(view: &'a View, node: &NodeName) -> Result<&'a EtcdMember, ControllerError> {
+    view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))
 }
 
 #[cfg(test)]
@@ -183,6 +177,20 @@ mod tests {
         let keeper = KeeperStatus { phase: phase.into(), runs_with, consumed, order_sequence: 1, ..KeeperStatus::default() };
         member.status = Some(EtcdMemberStatus { keeper: Some(keeper), ..EtcdMemberStatus::default() });
         view(&member, NEW)
+    }
+
+    #[test]
+    fn what_would_not_fit_side_by_side_or_is_nearly_full_is_refused_with_the_way_out() {
+        let with = |heartbeat_ms, election_ms| Settings { heartbeat_ms, election_ms, ..OLD };
+        let refused = |all: &[Settings]| side_by_side(all.iter().copied());
+        assert_eq!(refused(&[with(0, 0), with(200, 2000)]), None);
+        assert_eq!(refused(&[with(0, 0), with(500, 5000)]), None);
+        let why = refused(&[with(0, 0), with(501, 5000)]).unwrap();
+        assert!(why.contains("heartbeat of 501 ms") && why.contains("timeout of 1000 ms") && why.contains("in steps"), "{why}");
+        assert!(refused(&[with(1000, 10_000), with(0, 0)]).is_some());
+        assert_eq!(too_full(1000, 900), None);
+        let why = too_full(1000, 901).unwrap();
+        assert!(why.contains("901 bytes") && why.contains("raise it"), "{why}");
     }
 
     #[test]

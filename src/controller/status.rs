@@ -408,11 +408,7 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
 pub(crate) async fn not_published(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
     let note =
         format!("{error}; an EtcdCluster of another name than kube-etcd needs its ConfigMap in deploy/rbac-controller.yaml");
-    if memory.last_event != note {
-        memory.last_event.clone_from(&note);
-        tracing::warn!("{note}");
-        publish(context, &view.cluster, EventType::Warning, "EndpointsNotPublished".into(), note).await;
-    }
+    once(context, view, &mut memory.last_event, "EndpointsNotPublished", note).await;
 }
 
 /// The guards could not be applied: nothing else waits for them.
@@ -420,10 +416,15 @@ pub(crate) async fn not_guarded(context: &Context, view: &View, memory: &mut Mem
     let note = format!(
         "{error}; until then kubectl drain does not spare the quorum; an EtcdCluster of another name than kube-etcd needs its guards in deploy/rbac-controller.yaml"
     );
-    if memory.guards_failed != note {
-        memory.guards_failed.clone_from(&note);
+    once(context, view, &mut memory.guards_failed, "GuardsNotApplied", note).await;
+}
+
+/// A warning that is not the last one of its kind again.
+async fn once(context: &Context, view: &View, last: &mut String, reason: &str, note: String) {
+    if *last != note {
+        last.clone_from(&note);
         tracing::warn!("{note}");
-        publish(context, &view.cluster, EventType::Warning, "GuardsNotApplied".into(), note).await;
+        publish(context, &view.cluster, EventType::Warning, reason.into(), note).await;
     }
 }
 

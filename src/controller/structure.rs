@@ -52,7 +52,7 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
         written += boot_orders(context, view, member).await?;
     }
     // Boot is out: nobody's connections matter any more, and each change of a count would be a write.
-    if view.status.pivot.as_ref().is_some_and(|p| p.boot_removed.is_some()) {
+    if view.boot_is_out() {
         for member in view.members.iter().filter(|m| !m.spec.count_clients.is_empty() || !m.spec.count_own.is_empty()) {
             members::change(context, member, |spec| {
                 spec.count_clients.clear();
@@ -165,13 +165,7 @@ async fn others_to_ask(context: &Context, view: &View, member: &EtcdMember) -> R
         return Ok(0);
     }
     tracing::info!(member = %member.name_any(), ?ask, "its keeper is told whom to ask");
-    members::change(context, member, |spec| {
-        if let Some(seat) = &mut spec.seat {
-            seat.order.ask.clone_from(&ask);
-            seat.order.sequence += 1;
-        }
-    })
-    .await?;
+    members::change_order(context, member, |order| order.ask.clone_from(&ask)).await?;
     Ok(1)
 }
 
@@ -188,13 +182,7 @@ async fn forgotten_drain(context: &Context, view: &View, member: &EtcdMember) ->
         return Ok(0);
     }
     tracing::info!(member = %member.name_any(), drain, "an order to stop, left by a controller that is gone, is taken back");
-    members::change(context, member, |spec| {
-        if let Some(seat) = &mut spec.seat {
-            seat.order.sequence += 1;
-            seat.order.drain = None;
-        }
-    })
-    .await?;
+    members::change_order(context, member, |order| order.drain = None).await?;
     Ok(1)
 }
 

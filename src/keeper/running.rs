@@ -145,8 +145,8 @@ impl Keeper {
 
     /// A restart that is ordered and not done with. Where etcd runs with what it is ordered for, it is.
     fn ordered_restart(&mut self, running: &Running) -> Option<Restart> {
+        let restart = self.order.as_ref()?.restart.clone().filter(|restart| !self.store.state.consumed.contains(&restart.id))?;
         let (order, version) = (self.order.clone()?, self.version?);
-        let restart = order.restart.clone().filter(|restart| !self.store.state.consumed.contains(&restart.id))?;
         if flags(&order, &self.paths, version, &Start::Data(InitialCheck::Off)).ok()? != running.flags {
             return Some(restart);
         }

@@ -19,6 +19,7 @@ mod quorum;
 mod roll_out;
 mod seats;
 mod shrink;
+mod ways;
 
 pub use absence::{Absences, SeatSeen};
 pub use evict::{DATA_IS_GONE, wait_ms};

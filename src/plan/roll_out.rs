@@ -1,11 +1,11 @@
 //! Settings of etcd that were changed in the spec: members are restarted with them one at a time, the leader last (design D6, rules 1 and 7). Each is down for
 //! a while, so that a quorum must be there without it; and the next one is not touched before the one before is back and well.
 
-use crate::pivot::{CLIENTS_LONGEST_BACKOFF_MS, successor};
+use crate::pivot::successor;
 use crate::quorum::{is_healthy, may_be_down, voluntary};
 use crate::{
     EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Restart, SLOW_LOOK_MS, Seat,
-    SettingsView, Step, WaitFor, grow, shrink,
+    SettingsView, Step, WaitFor, grow, shrink, ways,
 };
 
 /// How long an agent may take to bring an order to restart, ms. After that it is taken back: it would come at any time.
@@ -70,7 +70,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// One that is ordered comes to its end first.
-pub(crate) fn under_way(o: &Observed) -> Option<Plan> {
+fn under_way(o: &Observed) -> Option<Plan> {
     let mut open = o.seats.iter().filter(|seat| seat.settings == SettingsView::UnderWay).peekable();
     open.peek()?;
     // One that an agent does not bring may take for ever.
@@ -89,16 +89,12 @@ fn apply(seat: &Seat, restart: Restart) -> Plan {
     Plan::Do(Step::ApplySettings { node: seat.node.clone(), restart })
 }
 
-/// Each API server that lists the member needs another way meanwhile: a healthy one that stays. One that it was away from it tries again within gRPC's
-/// longest backoff only.
+/// Each API server that lists the member needs another way meanwhile: a healthy one that stays, and that it knows.
 fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMember) -> Option<Plan> {
-    let stays = |id: &MemberId| *id != member.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
-    let is_known = |id: &MemberId| {
-        let since = o.seats.iter().find(|s| s.ordered == Some(*id)).and_then(|s| s.up_since_ms);
-        since.is_some_and(|at| o.now_ms.saturating_sub(at) >= CLIENTS_LONGEST_BACKOFF_MS)
-    };
+    let stays = ways::stays(seen, member.id);
+    let is_known = |id: &MemberId| o.seats.iter().any(|s| s.ordered == Some(*id) && ways::is_known(o, s));
     let listing = || o.api_servers.iter().filter(|a| a.lists.contains(&member.id));
-    if let Some(lost) = listing().find(|a| !a.lists.iter().any(stays))
+    if let Some(lost) = listing().find(|a| !a.lists.iter().any(&stays))
         && o.spec.overruled != Some(HoldReason::ApiServerWouldLoseEtcd)
     {
         return Some(Plan::hold(
@@ -114,7 +110,7 @@ fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMemb
     }
     let has_way = |ids: &[MemberId]| ids.iter().any(|id| stays(id) && is_known(id));
     let all: Vec<MemberId> = seen.iter().map(|m| m.id).collect();
-    let lacks_way = listing().any(|a| a.lists.iter().any(stays) && !has_way(&a.lists));
+    let lacks_way = listing().any(|a| a.lists.iter().any(&stays) && !has_way(&a.lists));
     (is_healthy(member) && (lacks_way || !has_way(&all)))
         .then_some(Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: SLOW_LOOK_MS })
 }

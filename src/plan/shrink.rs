@@ -2,10 +2,9 @@
 
 use std::cmp::Reverse;
 
-use crate::pivot::CLIENTS_LONGEST_BACKOFF_MS;
 use crate::quorum::{is_healthy, leaves_a_quorum, may_remove, voluntary};
 use crate::{
-    EtcdMember, FAST_LOOK_MS, HoldReason, MemberId, NodeName, Observed, Plan, SLOW_LOOK_MS, Seat, Step, WaitFor, grow, heal,
+    EtcdMember, FAST_LOOK_MS, HoldReason, NodeName, Observed, Plan, SLOW_LOOK_MS, Seat, Step, WaitFor, grow, heal, ways,
 };
 
 /// The annotation of an EtcdCluster that overrules a reason to hold a scaling in.
@@ -111,11 +110,11 @@ fn obstacle(
             ),
         ));
     }
-    let stays = |id: &MemberId| *id != leaves.id && seen.iter().any(|m| m.id == *id && is_healthy(m) && !m.is_learner);
+    let stays = ways::stays(&seen, leaves.id);
     // One on a machine that has been away for as long as it takes to replace it is lost with its member.
     let is_gone = seat.away_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= o.replace_after_ms);
     let needs = |a: &crate::ApiServer| a.lists.contains(&leaves.id) && !(is_gone && a.node == seat.node);
-    let lost = o.api_servers.iter().find(|a| needs(a) && !a.lists.iter().any(stays));
+    let lost = o.api_servers.iter().find(|a| needs(a) && !a.lists.iter().any(&stays));
     if let Some(lost) = lost.filter(|_| !is_overruled(HoldReason::ApiServerWouldLoseEtcd)) {
         return Some(Plan::hold(
             HoldReason::ApiServerWouldLoseEtcd,
@@ -129,8 +128,7 @@ fn obstacle(
         ));
     }
     // An API server that a member was away from tries it again within gRPC's longest backoff. Until then it may have no way but the one that leaves.
-    let is_known = |s: &Seat| s.up_since_ms.is_some_and(|at| o.now_ms.saturating_sub(at) >= CLIENTS_LONGEST_BACKOFF_MS);
-    if is_healthy(leaves) && !ours.iter().any(|(s, m)| m.id != leaves.id && is_healthy(m) && is_known(s)) {
+    if is_healthy(leaves) && !ours.iter().any(|(s, m)| m.id != leaves.id && is_healthy(m) && ways::is_known(o, s)) {
         return Some(Plan::Wait { what: WaitFor::ApiServersReconnect, look_again_ms: SLOW_LOOK_MS });
     }
     not_stopped(seat, leaves, &format!("set spec.size back to {now}"))

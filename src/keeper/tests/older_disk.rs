@@ -21,6 +21,21 @@ fn voter(bed: &Bed, name: &str) -> Node {
     node
 }
 
+/// Another disk in the place of the one that is there.
+fn mount(node: &Node, disk: &std::path::Path) {
+    fs::remove_dir_all(node.data_dir()).unwrap();
+    copy_dir(disk, &node.data_dir());
+}
+
+/// Boot and another one are gone, and this one has lost its power, too: it is alone on the data that it has.
+fn comes_back_alone(bed: &mut Bed, other: &mut Node, node: &mut Node) {
+    bed.boot.as_mut().unwrap().end();
+    other.power_off();
+    node.power_off();
+    node.start_keeper();
+    node.wait_phase(Phase::Running, "ColdStart");
+}
+
 /// The mark that a node has left.
 fn mark(bed: &Bed, node: &Node) -> Option<u64> {
     let key = format!("etcd-operator/marks/{}", node.order.etcd.peer_url);
@@ -96,8 +111,7 @@ fn a_voter_whose_disk_was_rolled_back_or_whose_log_was_cut_short_is_refused() {
     other.wait_ready();
 
     // etcd would cut off what it cannot read, and go on: a log that breaks off somewhere looks torn.
-    fs::remove_dir_all(node.data_dir()).unwrap();
-    copy_dir(&newest, &node.data_dir());
+    mount(&node, &newest);
     let held = fs::metadata(image.join("member/wal").join(wal(&node).file_name().unwrap())).map(|m| m.len()).unwrap();
     assert_eq!(held, fs::metadata(wal(&node)).unwrap().len(), "both are preallocated");
     let bytes = fs::read(wal(&node)).unwrap();
@@ -108,17 +122,12 @@ fn a_voter_whose_disk_was_rolled_back_or_whose_log_was_cut_short_is_refused() {
     node.power_off();
 
     // The right disk again, and then whoever answers.
-    fs::remove_dir_all(node.data_dir()).unwrap();
-    copy_dir(&newest, &node.data_dir());
+    mount(&node, &newest);
     node.start_keeper();
     node.wait_phase(Phase::Running, "Listed");
     node.wait_ready();
     assert_eq!(node.state().held, None);
-    bed.boot.as_mut().unwrap().end();
-    other.power_off();
-    node.power_off();
-    node.start_keeper();
-    node.wait_phase(Phase::Running, "ColdStart");
+    comes_back_alone(&mut bed, &mut other, &mut node);
 }
 
 #[test]
@@ -127,11 +136,7 @@ fn where_nobody_answers_it_starts_on_what_it_has() {
     let mut node = voter(&bed, "cp1");
     let mut other = voter(&bed, "cp2");
     write_on(&bed, &node);
-    bed.boot.as_mut().unwrap().end();
-    other.power_off();
-    node.power_off();
-    node.start_keeper();
-    node.wait_phase(Phase::Running, "ColdStart");
+    comes_back_alone(&mut bed, &mut other, &mut node);
 }
 
 #[test]
