@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use etcd_operator_agent::AgentArgs;
 use etcd_operator_client::ClientOptions;
-use etcd_operator_keeper::KeeperArgs;
+use etcd_operator_keeper::{KeeperArgs, ProveArgs};
 
 use crate::controller::{self, ControllerArgs, LeaseTimes};
 use crate::pivot::PivotArgs;
@@ -32,6 +32,8 @@ pub enum Command {
     Agent(AgentFlags),
     /// PID 1 of the etcd static pod; not to be called by hand.
     Keeper(KeeperFlags),
+    /// Runs the etcd of an image that is to be rolled out; not to be called by hand.
+    Prove(ProveFlags),
     /// Moves the cluster's datastore from boot etcd to members on the control nodes.
     Pivot(PivotArgs),
     /// Stands beside a member so that `kubectl drain` sees it; not to be called by hand.
@@ -48,6 +50,10 @@ impl Command {
             Self::Keeper(flags) => {
                 telemetry::start();
                 flags.run()
+            }
+            Self::Prove(ProveFlags { dir, etcd, image }) => {
+                telemetry::start();
+                etcd_operator_keeper::prove(ProveArgs { dir, etcd, image })
             }
             Self::Controller(flags) => {
                 telemetry::start();
@@ -231,6 +237,20 @@ impl KeeperFlags {
         };
         if self.self_check { etcd_operator_keeper::self_check(args) } else { etcd_operator_keeper::run(args) }
     }
+}
+
+/// Flags of `prove`.
+#[derive(Args)]
+pub struct ProveFlags {
+    /// `/var/lib/etcd-operator/<namespace>/<cluster>`.
+    #[arg(long)]
+    dir: PathBuf,
+    /// etcd's binary in the image.
+    #[arg(long)]
+    etcd: PathBuf,
+    /// The image that this runs in.
+    #[arg(long)]
+    image: String,
 }
 
 /// Flags of `crds`.

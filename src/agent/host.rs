@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use etcd_operator_client::clock;
 use etcd_operator_etcd::dial::{Dial, Grpc};
+use etcd_operator_etcd::wal::Owner;
+use etcd_operator_keeper::ask;
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -17,6 +19,8 @@ use crate::node::AgentArgs;
 
 pub use crate::boot::find::Signalled;
 
+/// For the other members' answers before a pod is replaced.
+const ASK: Duration = Duration::from_secs(2);
 /// For one TCP connection of the preflight.
 const REACH: Duration = Duration::from_secs(2);
 
@@ -31,6 +35,9 @@ pub trait Host: Send + Sync {
     fn signal(&self, proc: &Path, pid: i32, endpoint: SocketAddr, signal: Signal) -> std::io::Result<Signalled>;
     /// Whether an address takes connections; if not, why.
     fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Whether the other voters are a quorum without this one, as they say at these endpoints; if not, why.
+    fn others_are_a_quorum<'a>(&'a self, pki: &'a Path, endpoints: &'a [String], own: Owner)
+    -> BoxFuture<'a, Result<(), String>>;
 }
 
 /// The node that this process runs on.
@@ -54,6 +61,15 @@ impl Host for Linux {
                 None => Err(format!("did not answer within {} s", REACH.as_secs())),
             }
         })
+    }
+
+    fn others_are_a_quorum<'a>(
+        &'a self,
+        pki: &'a Path,
+        endpoints: &'a [String],
+        own: Owner,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(ask::others_are_a_quorum(pki, endpoints, own, ASK))
     }
 }
 

@@ -18,6 +18,7 @@ mod node;
 mod pki;
 mod preflight;
 mod problem;
+mod proof;
 mod reconcile;
 mod seat;
 pub mod sockets;

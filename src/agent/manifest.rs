@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use etcd_operator_api::member::Seat;
-use etcd_operator_keeper::contract::Paths;
+use etcd_operator_api::member::{Pod, PodStatus, Seat};
+use etcd_operator_keeper::contract::{KEEPER_POD, Paths};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, HTTPGetAction, HostPathVolumeSource, Pod, PodSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, EnvVar, HTTPGetAction, HostPathVolumeSource, Pod as RenderedPod, PodSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -27,8 +27,12 @@ use crate::problem::{Problem, Reason};
 const INPUTS: &str = "etcd.database.coreos.com/inputs";
 /// Label with the cluster's name.
 pub(crate) const CLUSTER: &str = "etcd.database.coreos.com/cluster";
+/// Label with what it is.
+const NAME: &str = "app.kubernetes.io/name";
+/// The agent's copy of what it wrote, among its notes.
+const COPY: &str = "manifest.yaml";
 /// Where upstream's image has etcd.
-const ETCD: &str = "/usr/local/bin/etcd";
+pub(crate) const ETCD: &str = "/usr/local/bin/etcd";
 /// What `system-node-critical` stands for. By number as well: a kubelet without an API cannot look the class up.
 const NODE_CRITICAL: i32 = 2_000_001_000;
 /// etcd drains its clients for up to 7 s before it stops raft, and the keeper stops after it.
@@ -49,36 +53,57 @@ struct Inputs<'a> {
     data: &'a Path,
 }
 
-/// Writes the manifest if it is missing, edited, or its inputs changed. Returns whether it wrote. New inputs wait while etcd runs: each node
-/// would restart its etcd when it likes, all at once if it comes to that.
-pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat, runs: bool) -> Result<bool, Problem> {
+impl<'a> Inputs<'a> {
+    fn of(args: &'a AgentArgs, cluster: &'a str, pod: &'a Pod, probe_port: u16, node: &'a Paths) -> Self {
+        let Pod { image, labels, annotations, requests, limits } = pod;
+        let (dir, data) = (&node.dir, &node.data);
+        Self { namespace: &args.namespace, cluster, image, labels, annotations, requests, limits, probe_port, dir, data }
+    }
+}
+
+/// What this agent wrote last.
+struct Copy {
+    text: String,
+    digest: String,
+    pod: Pod,
+    /// Whether the keeper that it starts says so ([`KEEPER_POD`]); those of older agents do not.
+    says_so: bool,
+}
+
+/// Whether the pod that runs may be replaced: its etcd is restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// No etcd runs in it.
+    Idle,
+    /// etcd runs. Each node would restart it when it likes, all at once if it comes to that.
+    No,
+    /// etcd runs, and the others are a quorum without it, or a human wants it all the same.
+    Yes,
+}
+
+/// Writes the manifest if it is missing, edited, or its inputs changed and that may be. Returns whether it wrote.
+pub(crate) fn apply(
+    args: &AgentArgs,
+    cluster: &str,
+    seat: &Seat,
+    running: Option<&str>,
+    replace: Replace,
+) -> Result<bool, Problem> {
     let (here, node) = (args.paths(cluster), args.node_paths(cluster));
-    let inputs = Inputs {
-        namespace: &args.namespace,
-        cluster,
-        image: &seat.image,
-        labels: &seat.labels,
-        annotations: &seat.annotations,
-        requests: &seat.requests,
-        limits: &seat.limits,
-        probe_port: seat.probe_port,
-        dir: &node.dir,
-        data: &node.data,
-    };
+    let inputs = Inputs::of(args, cluster, &seat.pod, seat.probe_port, &node);
     let digest = digest(&inputs)?;
-    let copy_file = notes(&here).join("manifest.yaml");
-    let copy = files::read(&copy_file)?.map(|text| String::from_utf8_lossy(&text).into_owned());
     let mut waits = false;
-    let text = match copy {
-        Some(text) if inputs_of(&text).as_deref() == Some(digest.as_str()) => text,
-        Some(text) if runs && inputs_of(&text).is_some() => {
-            waits = true;
-            text
+    let text = match copy(args, cluster)? {
+        Some(copy) if copy.digest == digest => copy.text,
+        // Back to what runs: nothing is replaced.
+        Some(copy) if replace == Replace::No && running != Some(digest.as_str()) => {
+            waits = seat.roll_out.is_none();
+            copy.text
         }
         Some(_) | None => {
             files::make_dir(&notes(&here), 0o700)?;
             let text = render(&inputs, &digest, &seed(&here)?)?;
-            files::write(&copy_file, text.as_bytes(), files::SECRET)?;
+            files::write(&notes(&here).join(COPY), text.as_bytes(), files::SECRET)?;
             text
         }
     };
@@ -87,10 +112,48 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, seat: &Seat, runs: bool) ->
     if waits {
         return Err(Problem::new(
             Reason::NotRolledOut,
-            "spec.seat's image, resources, labels or annotations differ from those of the pod that runs, which keeps its own: changes are not rolled out to running members yet; set the fields of the EtcdCluster back",
+            "spec.seat's image, resources, labels or annotations differ from those of the pod that runs, which keeps its own: they need the controller's order (spec.seat.rollOut)",
         ));
     }
     Ok(wrote)
+}
+
+/// What the manifest is made from, and whether the pod that runs is: `running` is what its keeper says.
+pub(crate) fn status(args: &AgentArgs, cluster: &str, running: Option<&str>) -> Result<Option<PodStatus>, Problem> {
+    Ok(copy(args, cluster)?.map(|copy| PodStatus {
+        runs: if copy.says_so { running.map(|digest| digest == copy.digest) } else { Some(true) },
+        pod: copy.pod,
+        message: String::new(),
+    }))
+}
+
+fn copy(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
+    let text = files::read(&notes(&args.paths(cluster)).join(COPY))?;
+    Ok(text.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
+}
+
+/// The inputs of a rendered manifest, out of it.
+fn read(text: String) -> Option<Copy> {
+    let rendered: RenderedPod = serde_yaml_ng::from_str(&text).ok()?;
+    let (mut labels, mut annotations) =
+        (rendered.metadata.labels.unwrap_or_default(), rendered.metadata.annotations.unwrap_or_default());
+    let digest = annotations.remove(INPUTS)?;
+    labels.remove(NAME);
+    labels.remove(CLUSTER);
+    let container = rendered.spec?.containers.into_iter().next()?;
+    let resources = container.resources.unwrap_or_default();
+    let plain = |quantities: Option<BTreeMap<String, Quantity>>| {
+        quantities.unwrap_or_default().into_iter().map(|(name, quantity)| (name, quantity.0)).collect()
+    };
+    let pod = Pod {
+        image: container.image?,
+        labels,
+        annotations,
+        requests: plain(resources.requests),
+        limits: plain(resources.limits),
+    };
+    let says_so = container.env.is_some_and(|env| env.iter().any(|one| one.name == KEEPER_POD));
+    Some(Copy { text, digest, pod, says_so })
 }
 
 /// Takes the manifest away; the copy stays. Returns whether there was one.
@@ -107,12 +170,6 @@ fn digest(inputs: &Inputs<'_>) -> Result<String, Problem> {
     let json = serde_json::to_vec(inputs)
         .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest's inputs: {error}")))?;
     Ok(files::hex(&Sha256::digest(json)))
-}
-
-/// The digest that a rendered manifest carries.
-fn inputs_of(text: &str) -> Option<String> {
-    let pod: Pod = serde_yaml_ng::from_str(text).ok()?;
-    pod.metadata.annotations?.get(INPUTS).cloned()
 }
 
 /// Random, once per node and cluster.
@@ -137,7 +194,7 @@ fn uid(digest: &str, seed: &str) -> String {
 
 fn render(inputs: &Inputs<'_>, digest: &str, seed: &str) -> Result<String, Problem> {
     let mut labels = inputs.labels.clone();
-    labels.insert("app.kubernetes.io/name".into(), "etcd".into());
+    labels.insert(NAME.into(), "etcd".into());
     labels.insert(CLUSTER.into(), inputs.cluster.into());
     let mut annotations = inputs.annotations.clone();
     annotations.insert(INPUTS.into(), digest.into());
@@ -158,7 +215,7 @@ fn render(inputs: &Inputs<'_>, digest: &str, seed: &str) -> Result<String, Probl
     ]
     .map(ToOwned::to_owned);
 
-    let pod = Pod {
+    let pod = RenderedPod {
         metadata: ObjectMeta {
             name: Some(format!("etcd-{}", inputs.cluster)),
             namespace: Some(inputs.namespace.into()),
@@ -176,7 +233,7 @@ fn render(inputs: &Inputs<'_>, digest: &str, seed: &str) -> Result<String, Probl
             priority: Some(NODE_CRITICAL),
             restart_policy: Some("Always".into()),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
-            containers: vec![container(inputs, command.to_vec(), &dir, &data)],
+            containers: vec![container(inputs, digest, command.to_vec(), &dir, &data)],
             volumes: Some(vec![directory("operator", &dir), directory("data", &data)]),
             ..PodSpec::default()
         }),
@@ -186,7 +243,7 @@ fn render(inputs: &Inputs<'_>, digest: &str, seed: &str) -> Result<String, Probl
         .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the manifest: {error}")))
 }
 
-fn container(inputs: &Inputs<'_>, command: Vec<String>, dir: &str, data: &str) -> Container {
+fn container(inputs: &Inputs<'_>, digest: &str, command: Vec<String>, dir: &str, data: &str) -> Container {
     let quantities = |map: &BTreeMap<String, String>| {
         (!map.is_empty()).then(|| map.iter().map(|(key, value)| (key.clone(), Quantity(value.clone()))).collect())
     };
@@ -209,6 +266,8 @@ fn container(inputs: &Inputs<'_>, command: Vec<String>, dir: &str, data: &str) -
         image: Some(inputs.image.into()),
         image_pull_policy: Some("IfNotPresent".into()),
         command: Some(command),
+        // Not on the command line, where a keeper that does not know it yet would not start.
+        env: Some(vec![EnvVar { name: KEEPER_POD.into(), value: Some(digest.into()), value_from: None }]),
         // No `ports:` here: with hostNetwork they let admission reject the pod for good when a port looks taken.
         // A dead PID 1 needs no probe; 18 failures are three minutes, in which a slow node is left alone.
         liveness_probe: Some(probe("/livez", 18)),
@@ -218,23 +277,27 @@ fn container(inputs: &Inputs<'_>, command: Vec<String>, dir: &str, data: &str) -
             limits: quantities(inputs.limits),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(SecurityContext {
-            // Root owns the data directory and the keys; it needs no capability for what is its own.
-            run_as_user: Some(0),
-            run_as_group: Some(0),
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(security()),
         volume_mounts: Some(vec![mount("operator", dir), mount("data", data)]),
         ..Container::default()
     }
 }
 
+pub(crate) fn security() -> SecurityContext {
+    SecurityContext {
+        // Root owns the data directory and the keys; it needs no capability for what is its own.
+        run_as_user: Some(0),
+        run_as_group: Some(0),
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..SecurityContext::default()
+    }
+}
+
 /// Type Directory: a missing disk must stop the pod, not get an empty directory made for it.
-fn directory(name: &str, path: &str) -> Volume {
+pub(crate) fn directory(name: &str, path: &str) -> Volume {
     Volume {
         name: name.into(),
         host_path: Some(HostPathVolumeSource { path: path.into(), type_: Some("Directory".into()) }),
@@ -244,6 +307,8 @@ fn directory(name: &str, path: &str) -> Volume {
 
 #[cfg(test)]
 mod tests {
+    use etcd_operator_api::member::RollOut;
+
     use super::*;
     use crate::testing;
 
@@ -252,18 +317,9 @@ mod tests {
         let seat = member.spec.seat.unwrap();
         let (dir, data) =
             (Path::new("/var/lib/etcd-operator/etcd-system/kube-etcd"), Path::new("/var/lib/etcd/etcd-system/kube-etcd"));
-        let inputs = Inputs {
-            namespace: "etcd-system",
-            cluster: "kube-etcd",
-            image: &seat.image,
-            labels: &seat.labels,
-            annotations: &seat.annotations,
-            requests: &seat.requests,
-            limits: &seat.limits,
-            probe_port: seat.probe_port,
-            dir,
-            data,
-        };
+        let Pod { image, labels, annotations, requests, limits } = &seat.pod;
+        let (namespace, cluster, probe_port) = ("etcd-system", "kube-etcd", seat.probe_port);
+        let inputs = Inputs { namespace, cluster, image, labels, annotations, requests, limits, probe_port, dir, data };
         render(&inputs, &digest(&inputs).unwrap(), "seed").unwrap()
     }
 
@@ -281,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_value_that_looks_like_yaml_stays_a_value() {
-        let pod: Pod = serde_yaml_ng::from_str(&rendered()).unwrap();
+        let pod: RenderedPod = serde_yaml_ng::from_str(&rendered()).unwrap();
         assert_eq!(pod.metadata.annotations.unwrap()["example.com/note"], "a: \"b\" # {not} [yaml]");
         assert_eq!(pod.spec.unwrap().containers.len(), 1);
     }
@@ -293,36 +349,61 @@ mod tests {
         std::fs::create_dir_all(&args.static_pod_path).unwrap();
         let file = args.static_pod_path.join("etcd-kube-etcd.yaml");
         let mut seat = testing::member().spec.seat.unwrap();
-        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
-        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
+        let apply = |seat: &Seat, running: Option<&str>, replace| super::apply(&args, "kube-etcd", seat, running, replace);
+        assert!(apply(&seat, None, Replace::No).unwrap());
+        assert!(!apply(&seat, None, Replace::No).unwrap());
         let first = std::fs::read_to_string(&file).unwrap();
 
         // The order is not in it.
         seat.order.sequence += 1;
         seat.order.ask.clear();
-        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
+        assert!(!apply(&seat, None, Replace::Yes).unwrap());
 
         // Deleted, edited or torn by somebody: back comes the very same text, so the kubelet sees the very same pod.
         std::fs::remove_file(&file).unwrap();
-        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
+        assert!(apply(&seat, None, Replace::No).unwrap());
         std::fs::write(&file, "apiVersion: v1\nkind: P").unwrap();
-        assert!(apply(&args, "kube-etcd", &seat, true).unwrap());
+        assert!(apply(&seat, None, Replace::No).unwrap());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), first);
 
         // Another renderer of the same inputs does not replace it.
-        let copy = notes(&args.paths("kube-etcd")).join("manifest.yaml");
+        let copy = notes(&args.paths("kube-etcd")).join(COPY);
         let older = first.replace("timeoutSeconds: 10", "timeoutSeconds: 9");
         std::fs::write(&copy, &older).unwrap();
         std::fs::write(&file, &older).unwrap();
-        assert!(!apply(&args, "kube-etcd", &seat, true).unwrap());
+        assert!(!apply(&seat, None, Replace::Yes).unwrap());
 
         // New inputs wait while etcd runs.
-        seat.image = "registry.example/etcd:v3.6.17".into();
-        assert_eq!(apply(&args, "kube-etcd", &seat, true).unwrap_err().reason, Reason::NotRolledOut);
+        let digest = read(older.clone()).unwrap().digest;
+        let old = seat.clone();
+        seat.pod.image = "registry.example/etcd:v3.6.17".into();
+        assert_eq!(apply(&seat, Some(&digest), Replace::No).unwrap_err().reason, Reason::NotRolledOut);
+        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None });
+        assert!(!apply(&seat, Some(&digest), Replace::No).unwrap(), "ordered, but the others are no quorum");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), older);
-        assert!(apply(&args, "kube-etcd", &seat, false).unwrap());
+        let status = |running| status(&args, "kube-etcd", running).unwrap().unwrap();
+        assert_eq!((status(Some(&digest)).pod.image, status(Some(&digest)).runs), (old.pod.image.clone(), Some(true)));
+        assert!(apply(&seat, Some(&digest), Replace::Yes).unwrap());
+        assert_eq!((status(Some(&digest)).pod, status(Some(&digest)).runs), (seat.pod.clone(), Some(false)));
+        assert_eq!(status(None).runs, None, "a keeper that does not say");
+        // Taken back before the kubelet has seen it: what runs is not replaced by it.
+        assert!(apply(&old, Some(&digest), Replace::No).unwrap());
+        assert_eq!(status(Some(&digest)).runs, Some(true));
+        assert!(apply(&seat, None, Replace::Idle).unwrap());
         let names: Vec<_> = std::fs::read_dir(&args.static_pod_path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["etcd-kube-etcd.yaml"], "each other name would be a pod");
+    }
+
+    #[test]
+    fn what_it_was_made_from_is_read_out_of_it() {
+        let seat = testing::member().spec.seat.unwrap();
+        let copy = read(rendered()).unwrap();
+        assert_eq!((copy.pod, copy.says_so), (seat.pod, true));
+        // One of an agent from before keepers said so.
+        let older: String = rendered().lines().filter(|line| !line.contains("env:")).collect::<Vec<_>>().join("\n");
+        let older = older.replace("    - name: KEEPER_POD\n", "");
+        let older: Vec<&str> = older.lines().filter(|line| !line.trim_start().starts_with("value: ")).collect();
+        assert!(!read(older.join("\n")).unwrap().says_so);
     }
 
     #[test]

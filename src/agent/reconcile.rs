@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::{
-    ApiServerStatus, Csr, DataSize, EtcdMember, EtcdMemberStatus, KeeperStatus, PreflightStatus, Role,
+    ApiServerStatus, Csr, DataSize, EtcdMember, EtcdMemberStatus, KeeperStatus, PodStatus, PreflightStatus, ProofStatus, Role,
+    SnapshotStatus,
 };
 use etcd_operator_client::clock;
 use tokio::sync::Notify;
 
-use crate::boot::{Boot, Place, find};
+use crate::boot::{Boot, Place, find, snapshot};
 use crate::disk;
 use crate::host::Agent;
 use crate::jobs::Job;
@@ -19,7 +20,8 @@ use crate::measure;
 use crate::pki::{self, Servers};
 use crate::preflight;
 use crate::problem::{Problem, Reason};
-use crate::seat;
+use crate::proof;
+use crate::seat::{self, Asked};
 use crate::sockets;
 use crate::validate::validate;
 
@@ -43,6 +45,7 @@ pub(crate) struct Memory {
     echo: Option<(String, i64)>,
     boot: Boot,
     preflight: Job<PreflightStatus>,
+    snapshot: Job<SnapshotStatus>,
     api_servers: Option<ApiServersSeen>,
 }
 
@@ -62,6 +65,7 @@ impl Memory {
             echo: None,
             boot: Boot::default(),
             preflight: Job::default(),
+            snapshot: Job::default(),
             api_servers: None,
         }
     }
@@ -87,17 +91,22 @@ impl Memory {
         let look = self.api_servers.as_ref().is_none_or(|seen| clock::instant().duration_since(seen.looked) >= API_SERVERS_EVERY);
         let place = Place::new(&self.agent, &member.spec.cluster_name, &self.changed);
         let pki = place.pki().to_owned();
+        let asked = seat::ask(&self.agent, member).await;
         // Disks can stall for seconds: not on the threads that carry timers and connections.
-        let mut seen = tokio::task::spawn_blocking(move || on_disk(&agent, &subject, &pki, look)).await.unwrap_or_else(|error| {
-            let problem = Problem::new(Reason::NodeFiles, format!("the pass ended early: {error}; see the agent's log"));
-            Seen { problems: vec![problem], ..Seen::default() }
-        });
+        let mut seen = tokio::task::spawn_blocking(move || on_disk(&agent, &subject, &pki, look, asked.as_ref()))
+            .await
+            .unwrap_or_else(|error| {
+                let problem = Problem::new(Reason::NodeFiles, format!("the pass ended early: {error}; see the agent's log"));
+                Seen { problems: vec![problem], ..Seen::default() }
+            });
 
         let mut status = EtcdMemberStatus {
             clock_ms,
             csr: seen.csr,
             file_system: seen.file_system,
             keeper: seen.keeper,
+            pod: seen.pod,
+            proof: seen.proof,
             data: seen.data,
             ..EtcdMemberStatus::default()
         };
@@ -108,6 +117,7 @@ impl Memory {
         status.api_servers = self.api_servers(seen.api_servers, &before);
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);
+        self.snapshot(member, &place, &mut status, &mut seen.problems);
         explain(&mut status, &seen.problems);
         status
     }
@@ -165,6 +175,21 @@ impl Memory {
         }
     }
 
+    /// A snapshot of this node's own member.
+    fn snapshot(&self, member: &EtcdMember, place: &Place, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
+        let Some(seat) = member.spec.seat.as_ref().filter(|_| member.spec.role == Role::Member) else { return };
+        let Some(id) = &seat.snapshot else { return };
+        let paths = self.agent.args.paths(&member.spec.cluster_name);
+        let take =
+            || snapshot::take(place.clone(), paths.pki(), format!("member-{id}"), id.clone(), seat.order.client_url.clone());
+        self.snapshot.want(&self.agent, id, &self.changed, take);
+        match self.snapshot.outcome(id) {
+            Some(Ok(taken)) => status.snapshot = Some(taken),
+            Some(Err(why)) => problems.push(Problem::new(Reason::NodeFiles, why)),
+            None => {}
+        }
+    }
+
     fn preflight(&self, member: &EtcdMember, before: &EtcdMemberStatus, status: &mut EtcdMemberStatus) {
         let Some(spec) = &member.spec.preflight else { return };
         // Answered by an earlier agent: once per ID.
@@ -191,13 +216,15 @@ struct Seen {
     csr: Option<Csr>,
     file_system: Option<String>,
     keeper: Option<KeeperStatus>,
+    pod: Option<PodStatus>,
+    proof: Option<ProofStatus>,
     data: Option<DataSize>,
     /// `None` = not looked for.
     api_servers: Option<Vec<ApiServerStatus>>,
     problems: Vec<Problem>,
 }
 
-fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look: bool) -> Seen {
+fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look: bool, asked: Option<&Asked>) -> Seen {
     let args = &agent.args;
     // Read here for the first time, for the status.
     agent.binary.own();
@@ -243,7 +270,7 @@ fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look:
             Ok(file_system) => {
                 seen.file_system = Some(file_system);
                 if let Some(seat) = spec.seat.as_ref().filter(|_| certified)
-                    && let Err(problem) = seat::apply(args, &agent.binary, member, seat)
+                    && let Err(problem) = seat::apply(args, &agent.binary, member, seat, asked)
                 {
                     seen.problems.push(problem);
                 }
@@ -255,11 +282,20 @@ fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look:
         let name = &seat.order.member_name;
         seen.data = measure::data(&paths.member(name), name);
     }
-    match seat::keeper_status(&paths) {
-        Ok(keeper) => seen.keeper = keeper,
-        Err(problem) => seen.problems.push(problem),
-    }
+    let mut problems = Vec::new();
+    seen.keeper = noted(seat::keeper_status(&paths), &mut problems);
+    seen.pod = noted(seat::pod_status(args, &spec.cluster_name, asked), &mut problems);
+    let prove = spec.seat.as_ref().and_then(|seat| seat.prove.as_deref());
+    seen.proof = noted(proof::status(args, &spec.cluster_name, prove), &mut problems);
+    seen.problems.append(&mut problems);
     seen
+}
+
+fn noted<T>(read: Result<Option<T>, Problem>, problems: &mut Vec<Problem>) -> Option<T> {
+    read.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    })
 }
 
 /// Validated before.

@@ -1,10 +1,16 @@
 //! A member's seat: directories, binary, order, manifest, in this order, so that each thing finds what it needs when it appears.
 
 use std::fs::File;
+use std::time::Duration;
 
 use etcd_operator_api::member::{
-    EtcdMember, HandOverStatus, KeeperHandOverStep, KeeperStatus, OrderSpec, RestartSpec, RunSpec, Seat, Settings,
+    EtcdMember, HandOverStatus, KeeperHandOverStep, KeeperStatus, OrderSpec, PodStatus, RestartSpec, Role, RunSpec, Seat,
+    Settings,
 };
+use etcd_operator_client::clock;
+use etcd_operator_etcd::ids::{ClusterId, MemberId};
+use etcd_operator_etcd::wal::Owner;
+use etcd_operator_keeper::ask;
 use etcd_operator_keeper::contract::{
     DrainStep, EtcdSettings, FORMAT, HandOver, HandOverStep, OneShot, Order, Paths, Permission, PermissionKind, Phase,
     QUOTA_BYTES, Restart, Run, State, Unless,
@@ -12,23 +18,78 @@ use etcd_operator_keeper::contract::{
 
 use crate::binary::Binary;
 use crate::files;
-use crate::manifest;
+use crate::host::Agent;
+use crate::manifest::{self, Replace};
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
+use crate::proof;
 
-/// Carries the seat out. Certificates must be in place.
-pub(crate) fn apply(args: &AgentArgs, binary: &Binary, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {
-    let paths = args.paths(&member.spec.cluster_name);
+/// Carries the seat out. Certificates must be in place. `asked` is what the other members said when they were asked for [`wants_replacement`].
+pub(crate) fn apply(
+    args: &AgentArgs,
+    binary: &Binary,
+    member: &EtcdMember,
+    seat: &Seat,
+    asked: Option<&Asked>,
+) -> Result<(), Problem> {
+    let (cluster, paths) = (&member.spec.cluster_name, args.paths(&member.spec.cluster_name));
     copy_keeper(args, &paths)?;
     write_order(&paths, member.spec.lineage, seat)?;
     // After the order, which must reach the keeper also where there is no room for another binary: one that is not there is not run.
     let offered = offer_keeper(args, binary, &paths, seat);
-    let state: Option<State> = files::read_json(&paths.state())?;
-    let runs = state.is_some_and(|state| matches!(state.phase, Phase::Running | Phase::Draining));
-    if manifest::apply(args, &member.spec.cluster_name, seat, runs)? {
-        tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest written");
+    let proven = proof::apply(args, cluster, seat.prove.as_deref());
+    let state: State = files::read_json(&paths.state())?.unwrap_or_default();
+    // An answer that lay about while a disk stalled says nothing of now.
+    let may_be = |asked: &Asked| asked.answer.is_ok() && clock::instant().duration_since(asked.at) <= ANSWER_HOLDS;
+    let replace = match runs(&state) {
+        false => Replace::Idle,
+        true if asked.is_some_and(may_be) => Replace::Yes,
+        true => Replace::No,
+    };
+    if manifest::apply(args, cluster, seat, state.pod.as_deref(), replace)? {
+        tracing::info!(%cluster, image = seat.pod.image, "static pod manifest written");
     }
-    offered
+    offered.and(proven)
+}
+
+fn runs(state: &State) -> bool {
+    matches!(state.phase, Phase::Running | Phase::Draining)
+}
+
+/// How long it holds that the other voters are a quorum.
+const ANSWER_HOLDS: Duration = Duration::from_millis(500);
+
+/// What the other members said of a restart of this one.
+pub(crate) struct Asked {
+    pub(crate) answer: Result<(), String>,
+    pub(crate) at: clock::Instant,
+}
+
+/// Asks the other members whether the pod that runs may be replaced, where that is ordered and not done: the order may be old, as after a power cut.
+pub(crate) async fn ask(agent: &Agent, member: &EtcdMember) -> Option<Asked> {
+    let seat = member.spec.seat.as_ref().filter(|_| member.spec.role == Role::Member)?;
+    let ordered = seat.roll_out.as_ref()?;
+    let (args, cluster) = (&agent.args, &member.spec.cluster_name);
+    let status = manifest::status(args, cluster, None).ok()??;
+    let paths = args.paths(cluster);
+    let state: State = files::read_json(&paths.state()).ok()??;
+    if status.pod == seat.pod || !runs(&state) {
+        return None;
+    }
+    let id = |text: &Option<String>| u64::from_str_radix(text.as_deref()?, 16).ok();
+    let answer = match (ordered.overruled, id(&seat.order.cluster_id), id(&seat.order.member_id)) {
+        (true, _, _) => Ok(()),
+        (false, Some(cluster), Some(id)) => {
+            let owner = Owner { cluster: ClusterId(cluster), member: MemberId(id) };
+            let others = ask::others(&order(member.spec.lineage, &seat.order), &state);
+            agent.host.others_are_a_quorum(&paths.pki(), &others, owner).await
+        }
+        (false, _, _) => Err("its order names no member".into()),
+    };
+    if let Err(why) = &answer {
+        tracing::debug!(why, "the pod is not replaced yet");
+    }
+    Some(Asked { answer, at: clock::instant() })
 }
 
 /// The keeper's word (`keeper/table.rs`) for a removed member of which nothing is left to be archived.
@@ -54,6 +115,7 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
         }
         None => true,
     };
+    proof::apply(args, &member.spec.cluster_name, None)?;
     let is_over = state.is_none_or(|state| state.phase == Phase::Stopped && is_archived(&state));
     if is_over && manifest::remove(args, &member.spec.cluster_name)? {
         tracing::info!(cluster = %member.spec.cluster_name, "static pod manifest removed: the seat was given back");
@@ -180,6 +242,13 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
     }
 }
 
+/// The static pod, for the status.
+pub(crate) fn pod_status(args: &AgentArgs, cluster: &str, asked: Option<&Asked>) -> Result<Option<PodStatus>, Problem> {
+    let state: State = files::read_json(&args.paths(cluster).state())?.unwrap_or_default();
+    let message = asked.and_then(|asked| asked.answer.as_ref().err()).cloned().unwrap_or_default();
+    Ok(manifest::status(args, cluster, state.pod.as_deref())?.map(|status| PodStatus { message, ..status }))
+}
+
 /// What the keeper's state file says, for the status. None if there is none (yet), or it is torn.
 pub(crate) fn keeper_status(paths: &Paths) -> Result<Option<KeeperStatus>, Problem> {
     Ok(files::read_json::<State>(&paths.state())?.map(|state| {
@@ -283,7 +352,7 @@ mod tests {
         let paths = args.paths(&member.spec.cluster_name);
         std::fs::create_dir_all(&paths.dir).unwrap();
         let mut seat = member.spec.seat.clone().unwrap();
-        manifest::apply(&args, &member.spec.cluster_name, &seat, false).unwrap();
+        manifest::apply(&args, &member.spec.cluster_name, &seat, None, Replace::Idle).unwrap();
         write_order(&paths, member.spec.lineage, &seat).unwrap();
         let pod = args.static_pods().join(format!("etcd-{}.yaml", member.spec.cluster_name));
 
@@ -298,7 +367,7 @@ mod tests {
             assert_eq!(written(&paths).run, Run::Stop);
         }
         // Given away again: the very same pod.
-        assert!(manifest::apply(&args, &member.spec.cluster_name, &seat, false).unwrap());
+        assert!(manifest::apply(&args, &member.spec.cluster_name, &seat, None, Replace::Idle).unwrap());
     }
 
     #[test]
@@ -314,7 +383,7 @@ mod tests {
             std::fs::write(&args.keeper_binary, text).unwrap();
             member.spec.seat = Some(seat.clone());
             crate::validate::validate(&member, &args).unwrap();
-            super::apply(&args, &Binary::new(args.keeper_binary.clone()), &member, seat).unwrap();
+            super::apply(&args, &Binary::new(args.keeper_binary.clone()), &member, seat, None).unwrap();
         };
         let read = |path: std::path::PathBuf| std::fs::read_to_string(path).ok();
         let hash = |text: &str| files::hex(&<sha2::Sha256 as sha2::Digest>::digest(text));

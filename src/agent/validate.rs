@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use etcd_operator_api::member::{BootSpec, Certificates, EtcdMember, OrderSpec, PreflightSpec, Role, RunSpec, Seat, Settings};
+use etcd_operator_api::member::{
+    BootSpec, Certificates, EtcdMember, OrderSpec, Pod, PreflightSpec, Role, RollOut, RunSpec, Seat, Settings,
+};
 
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
@@ -68,17 +70,27 @@ pub fn validate(member: &EtcdMember, args: &AgentArgs) -> Result<(), Problem> {
 ///
 /// # Errors
 /// `InvalidSpec`, naming the field and what is expected.
-pub fn validate_pod(seat: &Seat) -> Result<(), Problem> {
-    check_image(&seat.image)?;
-    check_labels(&seat.labels)?;
-    check_annotations(&seat.annotations)?;
-    resources("spec.seat.requests", &seat.requests)?;
-    resources("spec.seat.limits", &seat.limits)
+pub fn validate_pod(pod: &Pod) -> Result<(), Problem> {
+    check_image(&pod.image)?;
+    check_labels(&pod.labels)?;
+    check_annotations(&pod.annotations)?;
+    resources("spec.seat.requests", &pod.requests)?;
+    resources("spec.seat.limits", &pod.limits)
 }
 
 fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Result<(), Problem> {
-    validate_pod(seat)?;
-    allow_image("spec.seat.image", &seat.image, &args.allowed_image_prefixes)?;
+    validate_pod(&seat.pod)?;
+    allow_image("spec.seat.image", &seat.pod.image, &args.allowed_image_prefixes)?;
+    if let Some(image) = &seat.prove {
+        check_image(image)?;
+        allow_image("spec.seat.prove", image, &args.allowed_image_prefixes)?;
+    }
+    if let Some(RollOut { id: roll_out, .. }) = &seat.roll_out {
+        id("spec.seat.rollOut.id", roll_out)?;
+    }
+    if let Some(snapshot) = &seat.snapshot {
+        id("spec.seat.snapshot", snapshot)?;
+    }
     if let Some(hash) = &seat.keeper
         && !(hash.len() == 64 && is_hex(hash))
     {

@@ -81,11 +81,11 @@ fn images_outside_of_the_allowed_repositories_are_refused() {
         "mirror.example//evil:v1",
         long.as_str(),
     ] {
-        assert!(refused(|m| seat(m).image = evil.into()).starts_with("spec.seat.image"), "{evil:?}");
+        assert!(refused(|m| seat(m).pod.image = evil.into()).starts_with("spec.seat.image"), "{evil:?}");
     }
     for good in ["registry.example/etcd:v3.6.16", "registry.example/etcd@sha256:00ff", "mirror.example/any/etcd:v3.6.16"] {
         let mut member = testing::member();
-        seat(&mut member).image = good.into();
+        seat(&mut member).pod.image = good.into();
         validate(&member, &args()).unwrap();
     }
     let none = AgentArgs { allowed_image_prefixes: Vec::new(), ..args() };
@@ -103,14 +103,14 @@ fn labels_and_annotations_of_an_enemy_are_refused() {
         ("kubernetes.io/config.mirror", "x"),
         ("container.apparmor.security.beta.kubernetes.io/etcd", "unconfined"),
     ] {
-        assert!(refused(|m| drop(seat(m).labels.insert(key.into(), value.into()))).contains("spec.seat.labels"), "{key:?}");
+        assert!(refused(|m| drop(seat(m).pod.labels.insert(key.into(), value.into()))).contains("spec.seat.labels"), "{key:?}");
         assert!(
-            refused(|m| drop(seat(m).annotations.insert(key.into(), value.into()))).contains("spec.seat.annotations"),
+            refused(|m| drop(seat(m).pod.annotations.insert(key.into(), value.into()))).contains("spec.seat.annotations"),
             "{key:?}"
         );
     }
-    refused(|m| drop(seat(m).annotations.insert("a".into(), "x".repeat(5000))));
-    refused(|m| seat(m).labels = (0..65).map(|n| (format!("k{n}"), "x".into())).collect());
+    refused(|m| drop(seat(m).pod.annotations.insert("a".into(), "x".repeat(5000))));
+    refused(|m| seat(m).pod.labels = (0..65).map(|n| (format!("k{n}"), "x".into())).collect());
 }
 
 #[test]
@@ -118,11 +118,11 @@ fn quantities_are_quantities_of_cpu_and_memory() {
     for (key, value) in
         [("cpu", "-1"), ("cpu", "1e9"), ("memory", "1 Gi"), ("memory", ""), ("memory", "Gi"), ("gpu", "1"), ("cpu", "1.")]
     {
-        refused(|m| drop(seat(m).limits.insert(key.into(), value.into())));
+        refused(|m| drop(seat(m).pod.limits.insert(key.into(), value.into())));
     }
     for (key, value) in [("cpu", "1"), ("cpu", "1.5"), ("memory", "2Gi"), ("memory", "500M")] {
         let mut member = testing::member();
-        seat(&mut member).limits.insert(key.into(), value.into());
+        seat(&mut member).pod.limits.insert(key.into(), value.into());
         validate(&member, &args()).unwrap();
     }
 }

@@ -103,6 +103,36 @@ pub struct Certificates {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seat {
+    /// The pod.
+    #[serde(flatten)]
+    pub pod: Pod,
+    /// Loopback port of the keeper's probes.
+    pub probe_port: u16,
+    /// Report the size of the member's data. Only set while it is a learner that is behind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub measure_data: bool,
+    /// SHA-256 (hex) of the keeper that is to run here; absent = the one that does. Only the agent whose own binary it is can bring it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeper: Option<String>,
+    /// An order to put another pod in the place of the one that runs. Without it a pod with other inputs waits until etcd does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roll_out: Option<RollOut>,
+    /// The pod that did not come up here, and was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<Pod>,
+    /// An image to be proven on this node, beside the pod that runs: pulled, and `etcd --version` run in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prove: Option<String>,
+    /// ID of a snapshot to be taken of this member and kept on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The keeper's order.
+    pub order: OrderSpec,
+}
+
+/// What the static pod is made from; a change of it restarts etcd.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct Pod {
     /// etcd's image, `repository:vX.Y.Z`.
     pub image: String,
     /// Labels of the pod, besides ours.
@@ -117,16 +147,19 @@ pub struct Seat {
     /// Resource limits of the container (cpu, memory).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<String, String>,
-    /// Loopback port of the keeper's probes.
-    pub probe_port: u16,
-    /// Report the size of the member's data. Only set while it is a learner that is behind.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub measure_data: bool,
-    /// SHA-256 (hex) of the keeper that is to run here; absent = the one that does. Only the agent whose own binary it is can bring it.
+}
+
+/// An order to put another pod in the place of the one that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct RollOut {
+    /// Unique ID; the time in it tells its age.
+    pub id: String,
+    /// Also where the other voters are no quorum meanwhile: a human wants it.
+    #[serde(default)]
+    pub overruled: bool,
+    /// The pod that is replaced, to go back to; absent where this order is the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keeper: Option<String>,
-    /// The keeper's order.
-    pub order: OrderSpec,
+    pub before: Option<Pod>,
 }
 
 /// The keeper's order; the agent adds the format number and writes it to disk.
@@ -304,6 +337,15 @@ pub struct EtcdMemberStatus {
     /// What the keeper says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeper: Option<KeeperStatus>,
+    /// The static pod on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodStatus>,
+    /// What is known of the image in spec.seat.prove, or of the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ProofStatus>,
+    /// The snapshot of spec.seat.snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotStatus>,
     /// What became of the boot member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootStatus>,
@@ -322,6 +364,33 @@ pub struct EtcdMemberStatus {
     /// Size of the member's data, while spec.seat.measureData asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSize>,
+}
+
+/// The static pod on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct PodStatus {
+    /// What its manifest was made from.
+    #[serde(flatten)]
+    pub pod: Pod,
+    /// Whether the keeper that runs was started from this manifest; absent where the keeper does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<bool>,
+    /// Why spec.seat.rollOut is not carried out yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// An image that was run on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct ProofStatus {
+    /// The image.
+    pub image: String,
+    /// The version of its etcd, from running it; empty if that failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Why that failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// An API server on a node.
@@ -445,7 +514,7 @@ pub struct BootStatus {
     pub process_found: bool,
     /// The snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<BootSnapshot>,
+    pub snapshot: Option<SnapshotStatus>,
     /// ID of the drain that `drainStep` belongs to.
     #[serde(default, rename = "drainID", skip_serializing_if = "Option::is_none")]
     pub drain_id: Option<String>,
@@ -473,10 +542,10 @@ pub enum BootDrainStep {
     Failed,
 }
 
-/// A snapshot of boot on its node.
+/// A snapshot on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct BootSnapshot {
+pub struct SnapshotStatus {
     /// ID of the request.
     pub id: String,
     /// Path on the node.

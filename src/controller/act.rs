@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, leader, members, preflight, progress, remove, settings, stopper, structure};
+use super::{Context, ControllerError, etcd, leader, members, pods, preflight, progress, remove, settings, stopper, structure};
 use crate::clock;
 
 /// What became of a step.
@@ -47,8 +47,10 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
-        Step::ApplySettings { node, restart } => settings::apply(context, view, node, *restart).await,
-        Step::CallOffSettings { node } => settings::call_off(context, view, node).await.map(done),
+        Step::PrepareRollOut => pods::prepare(context, view).await.map(done),
+        Step::RollBack { node } => pods::roll_back(context, view, node).await.map(done),
+        Step::RollOut { node, restart } => settings::apply(context, view, node, *restart).await,
+        Step::CallOffRollOut { node } => settings::call_off(context, view, node).await.map(done),
         Step::HandOverKeeper { node } => order_keeper(context, view, node, context.args.binary.as_ref()).await.map(done),
         // The one that runs, and not none: that would be a human's word that what was refused may be tried again (`keeper/hand_over.rs`).
         Step::CallOffHandOver { node } => order_keeper(context, view, node, running_keeper(view, node).as_ref()).await.map(done),
@@ -109,26 +111,18 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
     Ok(())
 }
 
-/// etcd's image.
-pub(crate) fn image(view: &View) -> String {
-    format!("{}:v{}", view.repository, view.cluster.spec.plain_version())
-}
-
 /// A seat as the spec wants it, whose etcd does not run yet.
 pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> Seat {
-    let spec = &view.cluster.spec;
-    let pod = spec.pod.clone().unwrap_or_default();
-    let resources = pod.resources.unwrap_or_default();
     Seat {
-        image: image(view),
-        labels: pod.labels,
-        annotations: pod.annotations,
-        requests: resources.requests,
-        limits: resources.limits,
+        pod: pods::of_new(view),
         probe_port: members::PROBE_PORT,
         measure_data: false,
         // The agent's first copy; what an older one has left there is handed over once the member votes.
         keeper: None,
+        roll_out: None,
+        rolled_back: None,
+        prove: None,
+        snapshot: None,
         order: OrderSpec {
             sequence: 1,
             run: RunSpec::Wait,

@@ -43,6 +43,8 @@ pub(crate) struct Memory {
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
     /// The preflight under way: its ID, and when it was asked for (ms).
     pub(crate) preflight: Option<(String, u64)>,
+    /// Since when something is missing that must be there before members are restarted with another image, ms.
+    pub(crate) preparing_since: Option<u64>,
     /// What failed in the preflight before it, which is being repeated.
     pub(crate) preflight_failed: Option<String>,
     /// A step that was refused in a way that passes.
@@ -98,6 +100,7 @@ impl Memory {
             progress: HashMap::new(),
             gate: None,
             preflight: None,
+            preparing_since: None,
             preflight_failed: None,
             refused: None,
             etcd_silent: None,

@@ -16,6 +16,7 @@ mod members;
 mod memory;
 mod observe;
 mod pass;
+mod pods;
 mod preflight;
 mod progress;
 mod remove;

@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 
 use super::etcd::{self, Reading};
 use super::memory::Memory;
-use super::{Context, ControllerArgs, ControllerError, api_error, members, preflight, progress};
+use super::{Context, ControllerArgs, ControllerError, api_error, members, pods, preflight, progress};
 use crate::clock;
 use crate::pki::Ca;
 
@@ -169,6 +169,7 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
     };
     view.etcd = read_etcd(&view, memory).await;
     note_down(&view, memory, context.args.replace_after_ms());
+    pods::note_preparing(&view, memory);
     Ok(Some(view))
 }
 
@@ -383,7 +384,9 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
             .etcd
             .as_ref()
             .is_ok_and(|r| r.members.iter().filter_map(|(_, s)| s.as_ref()).all(|s| adds_beside_dead(&s.version))),
-        settings_refused: super::settings::refusal(view),
+        roll_out_refused: super::settings::refusal(view).or_else(|| pods::refusal(view)),
+        rolled_back: pods::rolled_back(view),
+        roll_out: pods::preparation(view, memory),
         api_servers: api_servers(view),
     }
 }

@@ -10,8 +10,8 @@ use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
-    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, preflight, progress, settings, status,
-    structure,
+    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, pods, preflight, progress, settings,
+    status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -52,6 +52,7 @@ pub(crate) async fn run(
         && (structure::ensure(context, &view, memory).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
             || settings::ensure(context, &view).await? > 0
+            || pods::ensure(context, &view).await? > 0
             || progress::ensure(context, &view, memory).await? > 0)
     {
         return Ok((Step, Some(AFTER_STEP)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use etcd_operator_api::member::{EtcdMember, PreflightSpec};
+use etcd_operator_api::member::{EtcdMember, Pod, PreflightSpec};
 use etcd_operator_keeper::contract::QUOTA_BYTES;
 use etcd_operator_plan::{HoldReason, Preflight, Readiness};
 use kube::ResourceExt;
@@ -10,10 +10,10 @@ use semver::Version;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, members};
+use super::{Context, ControllerError, members, pods};
 
 /// The oldest boot etcd that is accepted: the first 3.5 from which etcd's own upgrade path to 3.6 is safe (lessons, "etcd facts").
-const OLDEST_BOOT: Version = Version::new(3, 5, 26);
+pub(crate) const OLDEST_BOOT: Version = Version::new(3, 5, 26);
 /// The part of the quota that boot's database may have, %: what is written during the pivot comes on top.
 const MOST_OF_QUOTA: u64 = 80;
 /// How far a node's clock may be from the controller's, ms. A certificate begins 5 min in the past; etcd itself warns at 1 s.
@@ -163,22 +163,23 @@ fn of_cluster(view: &View) -> Option<(HoldReason, String)> {
         return Some((HoldReason::PreflightFailed, message));
     }
     if view.repository.is_empty() {
-        let message =
-            "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
-        return Some((HoldReason::InvalidSpec, message.into()));
+        return Some((HoldReason::InvalidSpec, NO_REPOSITORY.into()));
     }
-    of_pod(view)
+    of_pod(&pods::wanted(view)).map(|why| (HoldReason::InvalidSpec, why))
 }
 
+/// What is said where nothing names etcd's image.
+pub(crate) const NO_REPOSITORY: &str =
+    "spec.repository is empty and the controller has no --default-repository; name the repository of etcd's image";
+
 /// What the agents would refuse once there are seats is said before: in the words of the EtcdCluster, and with nothing to be taken back.
-fn of_pod(view: &View) -> Option<(HoldReason, String)> {
-    let ip = view.nodes.iter().find_map(|n| ips(n).first().copied())?;
-    let problem = etcd_operator_agent::validate_pod(&super::act::new_seat(view, "node", ip, 1)).err()?;
+pub(crate) fn of_pod(pod: &Pod) -> Option<String> {
+    let problem = etcd_operator_agent::validate_pod(pod).err()?;
     let fields = [("image", "repository"), ("labels", "pod.labels"), ("annotations", "pod.annotations")];
     let resources = [("requests", "pod.resources.requests"), ("limits", "pod.resources.limits")];
     let in_the_users_words =
         |text: String, (ours, theirs): (&str, &str)| text.replace(&format!("spec.seat.{ours}"), &format!("spec.{theirs}"));
-    Some((HoldReason::InvalidSpec, fields.into_iter().chain(resources).fold(problem.message, in_the_users_words)))
+    Some(fields.into_iter().chain(resources).fold(problem.message, in_the_users_words))
 }
 
 fn of_boot(view: &View) -> Option<(HoldReason, String)> {
@@ -271,7 +272,7 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     let ip_of = |node| ips(node).first().map(ToString::to_string);
     let seats: Vec<String> =
         view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", members::CLIENT_PORT)).collect();
-    let image = Some(super::act::image(view));
+    let image = Some(pods::wanted(view).image);
     let need_bytes =
         view.etcd.as_ref().ok().and_then(|r| r.members.first()).and_then(|(_, s)| s.as_ref()).map(|s| room_for(s.db_size));
     for member in asked(view) {

@@ -2,11 +2,11 @@
 
 use etcd_operator_api::member::{EtcdMember, RestartSpec, Settings};
 use etcd_operator_keeper::contract::QUOTA_BYTES;
-use etcd_operator_plan::{self as plan, NodeName, SettingsView};
+use etcd_operator_plan::{self as plan, NodeName, RunsWith};
 
 use super::act::Outcome;
 use super::observe::View;
-use super::{Context, ControllerError, members};
+use super::{Context, ControllerError, members, pods};
 
 /// What the spec wants.
 pub(crate) fn wanted(view: &View) -> Settings {
@@ -39,7 +39,7 @@ pub(crate) fn restart_ordered_ms(member: &EtcdMember) -> Option<u64> {
 }
 
 /// As the planner takes it.
-pub(crate) fn view(member: &EtcdMember, wanted: Settings) -> SettingsView {
+pub(crate) fn view(member: &EtcdMember, wanted: Settings) -> RunsWith {
     let order = member.spec.seat.as_ref().map(|seat| &seat.order);
     let ordered = order.map(|order| normal(order.settings.unwrap_or_default()));
     let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
@@ -47,13 +47,13 @@ pub(crate) fn view(member: &EtcdMember, wanted: Settings) -> SettingsView {
     let is_unread = order.is_some_and(|order| keeper.order_sequence < order.sequence && order.restart.is_none());
     match (keeper.runs_with.map(normal), keeper.phase.as_str()) {
         // One from before it said so restarted for each change.
-        (None, "Running" | "Draining") if ordered != Some(wanted) => SettingsView::Unknown,
+        (None, "Running" | "Draining") if ordered != Some(wanted) => RunsWith::Unknown,
         // Until its keeper has done with it: what it runs with now may be about to end.
-        (Some(_), _) if open_restart(member).is_some() => SettingsView::UnderWay,
-        (Some(runs), _) if is_unread && Some(runs) != ordered => SettingsView::UnderWay,
-        (Some(runs), _) if runs == wanted => SettingsView::Current,
-        (None, _) if ordered == Some(wanted) => SettingsView::Current,
-        (Some(_) | None, _) => SettingsView::Outdated,
+        (Some(_), _) if open_restart(member).is_some() => RunsWith::UnderWay,
+        (Some(runs), _) if is_unread && Some(runs) != ordered => RunsWith::UnderWay,
+        (Some(runs), _) if runs == wanted => RunsWith::Current,
+        (None, _) if ordered == Some(wanted) => RunsWith::Current,
+        (Some(_) | None, _) => RunsWith::Outdated,
     }
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn of_new(view: &View) -> Settings {
 /// What the IDs of restarts begin with; the time in them tells how old an order is.
 const RESTART: &str = "restart";
 
-/// The order of a seat gets what the spec wants: its keeper restarts etcd with it.
+/// The order of a seat gets what the spec wants: its keeper restarts etcd with it, or its agent puts another pod in the place of the one that runs.
 pub(crate) async fn apply(
     context: &Context,
     view: &View,
@@ -138,20 +138,34 @@ pub(crate) async fn apply(
     };
     let (wanted, restart) = (wanted(view), RestartSpec { id: members::ask(RESTART, view.now_ms), overruled });
     let member = member_of(view, node)?;
+    // Another pod brings the settings with it.
+    let pod = pods::order(view, member, overruled);
     // With a question to its agent: one that does not answer does not bring the order either.
     let written = members::change(context, member, |spec| {
         spec.nonce.clone_from(&restart.id);
         if let Some(seat) = &mut spec.seat {
-            (seat.order.settings, seat.order.restart) = (Some(wanted), Some(restart.clone()));
+            seat.order.settings = Some(wanted);
+            match &pod {
+                Some((pod, order)) => (seat.pod, seat.roll_out) = (pod.clone(), Some(order.clone())),
+                None => seat.order.restart = Some(restart.clone()),
+            }
             seat.order.sequence += 1;
         }
     });
     written.await.map(|_| Outcome::Done)
 }
 
-/// No restart: the settings count from the next start on.
+/// No restart: the settings count from the next start on, the pod stays.
 pub(crate) async fn call_off(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
-    members::change_order(context, member_of(view, node)?, |order| order.restart = None).await.map(drop)
+    members::change(context, member_of(view, node)?, |spec| {
+        let Some(seat) = &mut spec.seat else { return };
+        if seat.order.restart.take().is_some() {
+            seat.order.sequence += 1;
+        }
+        pods::call_off(seat);
+    })
+    .await
+    .map(drop)
 }
 
 fn member_of<'a>(view: &'a View, node: &NodeName) -> Result<&'a EtcdMember, ControllerError> {
@@ -167,7 +181,7 @@ mod tests {
     const OLD: Settings = Settings { quota_backend_bytes: 8 << 30, heartbeat_ms: 0, election_ms: 0 };
     const NEW: Settings = Settings { heartbeat_ms: 200, ..OLD };
 
-    fn seen(ordered: Option<Settings>, restart: Option<&str>, phase: &str, runs_with: Option<Settings>) -> SettingsView {
+    fn seen(ordered: Option<Settings>, restart: Option<&str>, phase: &str, runs_with: Option<Settings>) -> RunsWith {
         let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
         let seat = serde_json::json!({"image": "etcd:v3.6.16", "probePort": 1, "order": {"sequence": 1, "run": "Run", "restart": restart.map(|id| serde_json::json!({"id": id})),
             "memberName": "cp1-1", "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1}});
@@ -205,12 +219,12 @@ mod tests {
             member.status = Some(EtcdMemberStatus { keeper: Some(keeper), ..EtcdMemberStatus::default() });
             view(&member, NEW)
         };
-        assert_eq!((at(4), at(5)), (SettingsView::UnderWay, SettingsView::Outdated));
+        assert_eq!((at(4), at(5)), (RunsWith::UnderWay, RunsWith::Outdated));
     }
 
     #[test]
     fn what_runs_counts_unless_a_restart_is_ordered_and_not_done_with() {
-        use SettingsView::{Current, Outdated, UnderWay, Unknown};
+        use RunsWith::{Current, Outdated, UnderWay, Unknown};
         for restart in [None, Some("done")] {
             assert_eq!(seen(Some(NEW), restart, "Running", Some(NEW)), Current);
             assert_eq!(seen(Some(OLD), restart, "Running", Some(OLD)), Outdated);

@@ -151,12 +151,14 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
         // Only once boot is out.
         Plan::Do(
-            Step::ApplySettings { .. }
-            | Step::CallOffSettings { .. }
+            Step::PrepareRollOut
+            | Step::RollOut { .. }
+            | Step::RollBack { .. }
+            | Step::CallOffRollOut { .. }
             | Step::HandOverKeeper { .. }
             | Step::CallOffHandOver { .. },
         )
-        | Plan::Wait { what: WaitFor::MemberRestart | WaitFor::KeeperHandOver, .. } => "Complete",
+        | Plan::Wait { what: WaitFor::RollOutPrepared | WaitFor::MemberRestart | WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
             Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
         )
@@ -285,8 +287,7 @@ fn conditions(view: &View, seen: &Observed, plan: &Plan, status: &mut EtcdCluste
         },
         if ready { "" } else { message },
     );
-    let mut ignored: Vec<String> = view.cluster.spec.ignored_fields().iter().map(ToString::to_string).collect();
-    ignored.extend(not_rolled_out(view));
+    let ignored = view.cluster.spec.ignored_fields();
     if !ignored.is_empty() {
         let message = format!("accepted and without effect: {}; see docs/compatibility.md", ignored.join(", "));
         set("FieldIgnored", Some(true), Reason::FieldIgnored.as_str(), &message);
@@ -310,24 +311,6 @@ fn keepers(context: &Context, view: &View, seen: &Observed, status: &mut EtcdClu
         observed_generation: status.observed_generation,
     };
     condition::set(&mut status.conditions, new);
-}
-
-/// Fields that were changed after a member was made: they count for members made later only.
-fn not_rolled_out(view: &View) -> Vec<String> {
-    let spec = &view.cluster.spec;
-    let pod = spec.pod.clone().unwrap_or_default();
-    let resources = pod.resources.unwrap_or_default();
-    let image = format!("{}:v{}", view.repository, spec.plain_version());
-    let seats: Vec<_> = view.seats().into_iter().filter_map(|m| m.spec.seat.as_ref()).collect();
-    let changed = [
-        ("spec.version or spec.repository", seats.iter().any(|s| s.image != image)),
-        ("spec.pod.labels", seats.iter().any(|s| s.labels != pod.labels)),
-        ("spec.pod.annotations", seats.iter().any(|s| s.annotations != pod.annotations)),
-        ("spec.pod.resources", seats.iter().any(|s| s.requests != resources.requests || s.limits != resources.limits)),
-    ];
-    let words =
-        |(field, _): &(&str, bool)| format!("{field} (changed since members were made, which keep what they were made with)");
-    changed.iter().filter(|(_, is_changed)| *is_changed).map(words).collect()
 }
 
 /// Writes the status if it changed, with the resourceVersion that was read; an Event for a new hold. Returns the object as it is now.
@@ -397,7 +380,8 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         | Step::MoveLeader { .. }
         | Step::RemoveBoot { .. }
         | Step::RemoveMember { .. }
-        | Step::ApplySettings { .. }
+        | Step::RollOut { .. }
+        | Step::RollBack { .. }
         | Step::HandOverKeeper { .. } => step.kind(),
         _ => return,
     };

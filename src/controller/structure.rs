@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{
-    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Role, RunSpec, Seat,
+    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Pod, Role, RunSpec,
 };
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips, is_fresh};
-use super::{Context, ControllerError, losses, members, stopper};
+use super::{Context, ControllerError, losses, members, pods, settings, stopper};
 use crate::clock;
 use crate::pki::{self, Ca, Usage};
 
@@ -104,23 +104,17 @@ fn restored(view: &View, node: &str, addresses: &[IpAddr], blank: EtcdMemberSpec
 /// The pod of a seat that has no member yet follows the spec: what was wrong there can be put right. That of a member does not, as another
 /// manifest restarts etcd.
 async fn unstarted_pod(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
-    let address = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name).and_then(|n| ips(n).first().copied());
-    let (Some(ip), Some(seat)) = (address, &member.spec.seat) else { return Ok(0) };
+    let Some(seat) = &member.spec.seat else { return Ok(0) };
     if seat.order.run != RunSpec::Wait || view.repository.is_empty() {
         return Ok(0);
     }
-    let Seat { image, labels, annotations, requests, limits, probe_port: _, measure_data: _, keeper: _, order: _ } =
-        super::act::new_seat(view, &member.spec.node_name, ip, member.spec.generation);
+    let wanted = pods::of_new(view);
     let changed = members::change(context, member, |spec| {
         if let Some(seat) = &mut spec.seat {
             // The preflight has compared the minor version with boot's.
-            if minor_version(&seat.image) == minor_version(&image) {
-                seat.image.clone_from(&image);
-            }
-            seat.labels.clone_from(&labels);
-            seat.annotations.clone_from(&annotations);
-            seat.requests.clone_from(&requests);
-            seat.limits.clone_from(&limits);
+            let may_follow = view.boot_is_out() || minor_version(&seat.pod.image) == minor_version(&wanted.image);
+            let image = if may_follow { &wanted.image } else { &seat.pod.image };
+            seat.pod = Pod { image: image.clone(), ..wanted.clone() };
         }
     })
     .await?;
@@ -270,10 +264,17 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
         down_since_ms: ordered.and_then(|id| memory.absences.down_since(plan::MemberId(id))),
         binary: super::hand_over::binary(member, own_binary),
-        settings: super::settings::view(member, super::settings::wanted(view)),
-        restart_ordered_ms: super::settings::restart_ordered_ms(member),
+        runs_with: both(settings::view(member, settings::wanted(view)), pods::view(member, &pods::wanted(view))),
+        restart_ordered_ms: settings::restart_ordered_ms(member).or(pods::ordered_ms(member)),
+        replaced_ms: pods::replaced_ms(view, member),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
+}
+
+/// What is said of the settings and of the pod, as one.
+fn both(settings: plan::RunsWith, pod: plan::RunsWith) -> plan::RunsWith {
+    use plan::RunsWith::{Current, Outdated, UnderWay, Unknown};
+    [UnderWay, Unknown, Outdated].into_iter().find(|one| settings == *one || pod == *one).unwrap_or(Current)
 }
 
 /// As this controller has seen it, or as one before it wrote down.
@@ -309,9 +310,11 @@ fn keeper(memory: &Memory, member: &EtcdMember) -> plan::KeeperView {
         return missing("its keeper has not read its order yet".into());
     }
     // Of the seat's image: a version that the spec has since been set to is not what this member was made for.
-    let wanted = seat.image.rsplit_once(":v").map_or("", |(_, version)| version);
+    let wanted = seat.pod.image.rsplit_once(":v").map_or("", |(_, version)| version);
     match keeper.etcd_version.as_deref() {
         Some(version) if version == wanted => {}
+        // One that runs while its pod is about to be replaced.
+        Some(_) if running => {}
         Some(version) => return missing(format!("its image holds etcd {version}, not {wanted}")),
         None => return missing("its keeper has not run etcd from the image yet".into()),
     }

@@ -31,8 +31,10 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::RemoveMember { node, .. } => format!("removing the member on {node}: {}", why_removed(seen, node).0),
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
-        Step::ApplySettings { node, .. } => format!("restarting etcd on {node} with the settings of spec.etcd"),
-        Step::CallOffSettings { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),
+        Step::RollOut { node, .. } => format!("restarting etcd on {node} with what the spec says"),
+        Step::PrepareRollOut => "having the image proven on all nodes, and a snapshot taken where the version changes".into(),
+        Step::RollBack { node } => format!("etcd on {node} did not come up with another pod, and is given back the one before"),
+        Step::CallOffRollOut { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),
         Step::CallOffHandOver { node } => format!("no hand-over on {node} after all: not all members and nodes are well"),
     }
@@ -97,15 +99,19 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
             "members came, or came back, lately: a healthy one goes once another has been up for 145 s, in which every API server tries it again".into()
         }
         WaitFor::MemberDrain => "a member was told to stop".into(),
+        WaitFor::RollOutPrepared => match &seen.roll_out {
+            plan::Preparation::Pending { missing, .. } => missing.clone(),
+            _ => String::new(),
+        },
         WaitFor::MemberRestart => {
-            let of = |wanted: plan::SettingsView| {
-                let seats = seen.seats.iter().filter(move |s| s.settings == wanted);
+            let of = |wanted: plan::RunsWith| {
+                let seats = seen.seats.iter().filter(move |s| s.runs_with == wanted);
                 seats.map(|s| format!("{}{}", s.node, hand_over::hindrance(s))).collect::<Vec<_>>().join(", ")
             };
-            match (of(plan::SettingsView::UnderWay), of(plan::SettingsView::Unknown)) {
-                (nodes, _) if !nodes.is_empty() => format!("etcd is to be restarted with other settings on {nodes}, once its agent brings the order and the others are a quorum"),
+            match (of(plan::RunsWith::UnderWay), of(plan::RunsWith::Unknown)) {
+                (nodes, _) if !nodes.is_empty() => format!("etcd is to be restarted with what the spec says on {nodes}, once its agent brings the order and the others are a quorum"),
                 (_, nodes) if !nodes.is_empty() => format!("the keeper does not say what its etcd runs with, and has to be handed over first: {nodes}"),
-                (_, _) => "settings of etcd are still to be rolled out".into(),
+                (_, _) => "what the spec says is still to be rolled out".into(),
             }
         }
         WaitFor::KeeperHandOver => {

@@ -18,6 +18,9 @@ pub const MAX_LEARNERS: u32 = 9;
 /// member with a lower quota than the rest stops all writes (NOSPACE is the cluster's).
 pub const QUOTA_BYTES: u64 = 8 << 30;
 
+/// Variable of the pod's environment with the digest of what its manifest was made from: the keeper passes it on in [`State::pod`].
+pub const KEEPER_POD: &str = "KEEPER_POD";
+
 /// What the agent tells the keeper. Writer: the agent. Its content is the controller's, from `EtcdMember.spec.seat.order`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,6 +192,8 @@ pub struct State {
     pub file_system: Option<String>,
     /// A removal under way.
     pub drain: Option<DrainState>,
+    /// What the pod was made from, as its environment says ([`KEEPER_POD`]).
+    pub pod: Option<String>,
     /// SHA-256 (hex) of the binary that runs as the keeper; `None` until it has read itself.
     pub keeper_binary: Option<String>,
     /// A hand-over to another keeper that is under way, or what became of the last one.
@@ -305,6 +310,15 @@ pub enum DrainStep {
     StartedAgain,
 }
 
+/// An image that was run on a node, beside the pod that runs. Writer: `etcd-operator prove`, which runs in a pod of that image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The image.
+    pub image: String,
+    /// The version of its etcd, or why that cannot be run.
+    pub version: Result<String, String>,
+}
+
 /// Where everything of one cluster lies on a node. The only place that knows these paths.
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -329,6 +343,11 @@ impl Paths {
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.dir.join("state.json")
+    }
+    /// What is known of an image that is to be rolled out.
+    #[must_use]
+    pub fn proof(&self) -> PathBuf {
+        self.dir.join("proof.json")
     }
     /// Keys and certificates: `ca.crt`, `{peer,server,client}.{crt,key}`.
     #[must_use]

@@ -5,6 +5,7 @@
 //! - [`mark`]: how far a log has reached, so that an older disk is found out.
 //! - [`start`] and [`running`]: etcd as a child. [`drain`]: how a living member is removed.
 //! - [`hand_over`] and [`take_over`]: another keeper in the place of this one, while etcd runs on.
+//! - [`prove`]: the proof of an image, in a pod of its own.
 //! - [`contract`]: the files it shares with the agent.
 //!
 //! Place left for what comes later: the `recover` journal, which beats the order while it is open (`order.rs`, `identity.rs`).
@@ -24,6 +25,7 @@ pub mod look;
 mod mark;
 pub mod order;
 pub mod probe;
+mod prove;
 mod ready;
 pub mod render;
 mod running;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clock::Timing;
+pub use prove::ProveArgs;
 
 /// Bound of the archive unless set otherwise: some full-size databases (etcd's quota is 2 to 8 GiB).
 pub const ARCHIVE_LIMIT: u64 = 32 << 30;
@@ -92,6 +95,12 @@ pub fn self_check(args: KeeperArgs) -> ExitCode {
         println!("{report}");
         if unreadable_state || loaded.refused.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     })
+}
+
+/// Proves an image: see [`ProveArgs`].
+#[must_use]
+pub fn prove(args: ProveArgs) -> ExitCode {
+    with_runtime(prove::prove(args))
 }
 
 fn with_runtime(future: impl Future<Output = ExitCode>) -> ExitCode {

@@ -9,7 +9,7 @@ use crate::KeeperArgs;
 use crate::binary::{Hashed, OWN};
 use crate::child::{Event, Events, reap_orphans, version};
 use crate::clock::now;
-use crate::contract::{Order, Paths, Phase};
+use crate::contract::{KEEPER_POD, Order, Paths, Phase};
 use crate::disk::{self, ArchiveError};
 use crate::files::{StateAtStart, Store, note};
 use crate::hand_over::{Meanwhile, Pauses};
@@ -101,6 +101,7 @@ impl Keeper {
         let health = Arc::new(Health::default());
         let (mut store, at_start) = Store::load(paths.state());
         let arrival = Arrival::look(&args, &paths, &mut store, at_start);
+        store.state.pod = std::env::var(KEEPER_POD).ok();
         crate::probe::serve(args.probe_port, arrival.listening, Arc::clone(&health))?;
         let prove_until = match arrival.standing {
             Standing::Kept => None,

@@ -26,8 +26,8 @@ pub use evict::{DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary,
-    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Readiness, RemoteClient, Seat, SettingsView, Snapshot, Spec,
-    Tombstone,
+    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient, RunsWith, Seat, Snapshot,
+    Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Restart, Step, WaitFor};
 pub use progress::{Progress, Sample};

@@ -53,10 +53,35 @@ pub struct Observed {
     pub replace_after_ms: u64,
     /// Whether etcd takes a learner while a voter is down: from 3.5.30 and 3.6.11 on.
     pub adds_beside_dead: bool,
-    /// Why what the spec wants of etcd's settings must not be carried out.
-    pub settings_refused: Option<String>,
+    /// Why what the spec wants the members to run with must not be carried out.
+    pub roll_out_refused: Option<String>,
+    /// What was rolled out, did not come up and was taken back, where the spec still wants it.
+    pub rolled_back: Option<String>,
+    /// What must be there before the first member is restarted with another image.
+    pub roll_out: Preparation,
     /// The API servers that can be seen.
     pub api_servers: Vec<ApiServer>,
+}
+
+/// What must be there before the first member is restarted with another image: the proof of it on each node; a snapshot, where the version changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Preparation {
+    /// All is there, or nothing is needed.
+    Ready,
+    /// Not all has been asked for.
+    NotAsked,
+    /// Not all answers are there.
+    Pending {
+        /// Whose are missing.
+        missing: String,
+        /// Since when, ms, as far as this observer has looked.
+        since_ms: u64,
+    },
+    /// The image is no good on a node.
+    Failed {
+        /// Where, and why.
+        why: String,
+    },
 }
 
 /// An API server.
@@ -141,10 +166,12 @@ pub struct Seat {
     pub keeper: KeeperView,
     /// Which binary its keeper is.
     pub binary: KeeperBinary,
-    /// Whether its etcd runs with the settings that are wanted.
-    pub settings: SettingsView,
-    /// When the restart that is under way was ordered, ms.
+    /// Whether its etcd runs with what is wanted: the settings, the pod.
+    pub runs_with: RunsWith,
+    /// When the restart that is under way was ordered, ms; `None` = none is, or it was carried out.
     pub restart_ordered_ms: Option<u64>,
+    /// When the pod that is there was ordered, ms, while its member has not been seen to be well and the one before could still be put back.
+    pub replaced_ms: Option<u64>,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.
@@ -188,12 +215,12 @@ pub enum KeeperView {
     Stopped,
 }
 
-/// The settings of a member's etcd, beside those of the spec.
+/// What a member's etcd runs with, beside what the spec says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SettingsView {
-    /// Its keeper does not say what it runs with.
+pub enum RunsWith {
+    /// Its keeper, or its agent, does not say.
     Unknown,
-    /// As wanted; or it does not run, and its order has them.
+    /// As wanted; or it does not run, and its order is as wanted.
     Current,
     /// Others, and no restart is ordered.
     Outdated,

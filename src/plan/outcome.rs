@@ -110,15 +110,22 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
-    /// Have the keeper of a seat restart etcd with the settings of the spec.
-    ApplySettings {
+    /// Ask the agents for what must be there before members are restarted with another image.
+    PrepareRollOut,
+    /// Have etcd of a seat restarted with what the spec says.
+    RollOut {
         /// Whose seat.
         node: NodeName,
         /// What its keeper must see right before.
         restart: Restart,
     },
+    /// Give a member that did not come up with another pod the one before.
+    RollBack {
+        /// Whose seat.
+        node: NodeName,
+    },
     /// Take that order back before it is carried out.
-    CallOffSettings {
+    CallOffRollOut {
         /// Whose seat.
         node: NodeName,
     },
@@ -175,8 +182,10 @@ impl Step {
             Self::RemoveMember { .. } => "RemoveMember",
             Self::Evict { .. } => "Evict",
             Self::Unseat { .. } => "Unseat",
-            Self::ApplySettings { .. } => "ApplySettings",
-            Self::CallOffSettings { .. } => "CallOffSettings",
+            Self::PrepareRollOut => "PrepareRollOut",
+            Self::RollBack { .. } => "RollBack",
+            Self::RollOut { .. } => "RollOut",
+            Self::CallOffRollOut { .. } => "CallOffRollOut",
             Self::HandOverKeeper { .. } => "HandOverKeeper",
             Self::CallOffHandOver { .. } => "CallOffHandOver",
         }
@@ -192,9 +201,10 @@ impl Step {
             | Self::StartMember { .. }
             | Self::CountClients
             | Self::CheckGate
+            | Self::PrepareRollOut
             | Self::WithdrawBootDrain
             | Self::CallOffHandOver { .. }
-            | Self::CallOffSettings { .. }
+            | Self::CallOffRollOut { .. }
             | Self::TombstoneBoot => false,
             // A keeper that is no good costs its member a restart: no other controller may take a member down or change the membership
             // on the strength of what was seen before it.
@@ -202,7 +212,8 @@ impl Step {
             // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
             | Self::Unseat { .. }
             | Self::AddLearner { .. }
-            | Self::ApplySettings { .. }
+            | Self::RollOut { .. }
+            | Self::RollBack { .. }
             | Self::Promote { .. }
             | Self::MoveLeader { .. }
             | Self::RemoveBoot { .. }
@@ -292,6 +303,10 @@ reasons! {
         ApiServerWouldLoseEtcd,
         /// The CA Secret is missing or unusable.
         CaSecretUnusable,
+        /// An image that is to be rolled out is not proven on all nodes, or no snapshot was taken.
+        RollOutNotPrepared,
+        /// A member did not come up with what was rolled out, and was given back what it had.
+        RollOutFailed,
         /// A node refused the keeper of this version of the operator.
         KeeperHandOverFailed,
     }
@@ -328,7 +343,9 @@ reasons! {
         ApiServersReconnect,
         /// A member that was told to stop.
         MemberDrain,
-        /// A member that is restarted with other settings.
+        /// The nodes to have pulled and run another image, and a snapshot.
+        RollOutPrepared,
+        /// A member that is restarted with what the spec says.
         MemberRestart,
         /// A keeper that hands over to another.
         KeeperHandOver,

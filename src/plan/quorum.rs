@@ -45,7 +45,7 @@ pub fn is_healthy(member: &EtcdMember) -> bool {
 /// take it down, or something has; so does one that is about to be restarted, or whose new keeper has yet to prove itself.
 pub(crate) fn voluntary(o: &Observed, members: &[EtcdMember]) -> Vec<EtcdMember> {
     let is_going = |s: &crate::Seat| {
-        s.is_leaving || s.settings == crate::SettingsView::UnderWay || s.binary == crate::KeeperBinary::HandingOver
+        s.is_leaving || s.runs_with == crate::RunsWith::UnderWay || s.binary == crate::KeeperBinary::HandingOver
     };
     let goes_down = |m: &EtcdMember| o.seats.iter().any(|s| is_going(s) && m.peer_urls.contains(&s.peer_url));
     let mut seen = members.to_vec();

@@ -1,34 +1,50 @@
-//! Settings of etcd that were changed in the spec: members are restarted with them one at a time, the leader last (design D6, rules 1 and 7). Each is down for
-//! a while, so that a quorum must be there without it; and the next one is not touched before the one before is back and well.
+//! What members run with was changed in the spec (etcd's settings, its image, the pod): they are restarted with it one at a time, the leader last (design D6,
+//! rules 1 and 7). Each is down for a while, so that a quorum must be there without it; and the next one is not touched before the one before is back and well.
 
 use crate::pivot::successor;
 use crate::quorum::{is_healthy, may_be_down, voluntary};
 use crate::{
-    EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Restart, SLOW_LOOK_MS, Seat,
-    SettingsView, Step, WaitFor, grow, shrink, ways,
+    EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Preparation, Restart, RunsWith,
+    SLOW_LOOK_MS, Seat, Step, WaitFor, grow, shrink, ways,
 };
 
+/// How long a member may take to be well with another pod, ms; then it gets back the one before. An image is pulled and proven by then.
+const WELL_WITHIN_MS: u64 = 300_000;
+/// How long the nodes may take to pull an image, and one of them to take a snapshot, ms, before a human is told. It goes on all the same.
+const PREPARED_WITHIN_MS: u64 = 300_000;
 /// How long an agent may take to bring an order to restart, ms. After that it is taken back: it would come at any time.
 const BROUGHT_WITHIN_MS: u64 = 30_000;
 
 /// The next restart, or what it waits for. `None` = all run with what is wanted, or something else comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let is_outdated = |seat: &&Seat| seat.settings == SettingsView::Outdated;
-    if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.settings_refused) {
+    let is_outdated = |seat: &&Seat| seat.runs_with == RunsWith::Outdated;
+    if let Some(seat) = o.seats.iter().find(|seat| has_failed(o, seat, members)) {
+        return Some(Plan::Do(Step::RollBack { node: seat.node.clone() }));
+    }
+    if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.roll_out_refused) {
         return Some(Plan::hold(HoldReason::InvalidSpec, why.clone()));
     }
     // What does not run costs nothing: also the way back where a setting was no good.
-    if let Some(seat) = o.seats.iter().filter(is_outdated).find(|seat| is_at_rest(seat, members)) {
+    let is_ready = o.roll_out == Preparation::Ready && o.rolled_back.is_none();
+    if let Some(seat) = o.seats.iter().filter(is_outdated).find(|seat| is_ready && is_at_rest(seat, members)) {
         return Some(apply(seat, Restart::WhileQuorum));
     }
     if let Some(wait) = under_way(o) {
         return Some(wait);
     }
+    if let (Some(_), Some(what)) = (o.seats.iter().find(is_outdated), &o.rolled_back) {
+        return Some(Plan::hold(HoldReason::RollOutFailed, what.clone()));
+    }
     let is_busy = |seat: &Seat| {
-        seat.settings == SettingsView::Unknown || matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)
+        seat.runs_with == RunsWith::Unknown || matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)
     };
     if o.seats.iter().any(is_busy) {
         return None;
+    }
+    if o.seats.iter().any(|seat| is_outdated(&seat))
+        && let Some(plan) = prepare(o)
+    {
+        return Some(plan);
     }
     // One that is not well comes first: it may be for what it runs with.
     let outdated = o.seats.iter().filter(is_outdated).filter_map(|seat| Some((seat, grow::listed(seat, members)?)));
@@ -50,7 +66,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         return Some(Plan::hold(
             HoldReason::ToleranceTooLow,
             format!(
-                "etcd on {} has to be restarted for what spec.etcd says, and the others are no quorum meanwhile (a member whose node is cordoned or NotReady counts as down): bring the nodes back, or scale to 3 for it, or set spec.etcd back{}",
+                "etcd on {} has to be restarted for what the spec says, and the others are no quorum meanwhile (a member whose node is cordoned or NotReady counts as down): bring the nodes back, or scale to 3 for it, or set the spec back{}",
                 seat.node,
                 shrink::overrule(HoldReason::ToleranceTooLow)
             ),
@@ -69,9 +85,31 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     Some(apply(seat, if has_quorum { Restart::WhileQuorum } else { Restart::Overruled }))
 }
 
+/// Whether a member that was given another pod has had its time and is not well.
+fn has_failed(o: &Observed, seat: &Seat, members: &[EtcdMember]) -> bool {
+    let is_over = seat.replaced_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > WELL_WITHIN_MS);
+    is_over && grow::answers(o, seat) && !grow::listed(seat, members).is_some_and(is_healthy)
+}
+
+/// What must be there before the first restart.
+fn prepare(o: &Observed) -> Option<Plan> {
+    let hold = |what: &str| {
+        let next_step =
+            format!("{what}; no member is restarted before that: mend it (runbook RollOutNotPrepared), or set the spec back");
+        Some(Plan::hold(HoldReason::RollOutNotPrepared, next_step))
+    };
+    match &o.roll_out {
+        Preparation::Ready => None,
+        Preparation::NotAsked => Some(Plan::Do(Step::PrepareRollOut)),
+        Preparation::Failed { why } => hold(why),
+        Preparation::Pending { missing, since_ms } if o.now_ms.saturating_sub(*since_ms) > PREPARED_WITHIN_MS => hold(missing),
+        Preparation::Pending { .. } => Some(Plan::Wait { what: WaitFor::RollOutPrepared, look_again_ms: SLOW_LOOK_MS / 5 }),
+    }
+}
+
 /// One that is ordered comes to its end first.
 fn under_way(o: &Observed) -> Option<Plan> {
-    let mut open = o.seats.iter().filter(|seat| seat.settings == SettingsView::UnderWay).peekable();
+    let mut open = o.seats.iter().filter(|seat| seat.runs_with == RunsWith::UnderWay).peekable();
     open.peek()?;
     // One that an agent does not bring may take for ever.
     let is_new = |seat: &Seat| seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) <= BROUGHT_WITHIN_MS);
@@ -81,12 +119,12 @@ fn under_way(o: &Observed) -> Option<Plan> {
 
 /// Keepers that do not say what their etcd runs with, and that nobody can replace: not all is as wanted.
 pub(crate) fn left(o: &Observed) -> Option<Plan> {
-    let is_left = o.seats.iter().any(|seat| matches!(seat.settings, SettingsView::Unknown | SettingsView::Outdated));
+    let is_left = o.seats.iter().any(|seat| matches!(seat.runs_with, RunsWith::Unknown | RunsWith::Outdated));
     is_left.then_some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms: SLOW_LOOK_MS })
 }
 
 fn apply(seat: &Seat, restart: Restart) -> Plan {
-    Plan::Do(Step::ApplySettings { node: seat.node.clone(), restart })
+    Plan::Do(Step::RollOut { node: seat.node.clone(), restart })
 }
 
 /// Each API server that lists the member needs another way meanwhile: a healthy one that stays, and that it knows.
@@ -100,7 +138,7 @@ fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMemb
         return Some(Plan::hold(
             HoldReason::ApiServerWouldLoseEtcd,
             format!(
-                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays while it is restarted for spec.etcd: list all members there, or set spec.etcd back{}",
+                "the API server on {} lists {} on {} in --etcd-servers, and no healthy member that stays while it is restarted for what the spec says: list all members there, or set the spec back{}",
                 lost.node,
                 member.id,
                 seat.node,
@@ -119,7 +157,7 @@ fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMemb
 /// with it at any time, and that would then be one member too many.
 pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_open = |seat: &&Seat| {
-        seat.settings == SettingsView::UnderWay && seat.restart_ordered_ms.is_some() && seat.keeper == KeeperView::Running
+        seat.runs_with == RunsWith::UnderWay && seat.restart_ordered_ms.is_some() && seat.keeper == KeeperView::Running
     };
     let seat = o.seats.iter().find(is_open)?;
     let own = grow::listed(seat, members).filter(|m| is_healthy(m))?;
@@ -128,7 +166,7 @@ pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_well = others.clone().all(is_healthy) && (is_overruled || may_be_down(&voluntary(o, members), own.id));
     let is_late = seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > BROUGHT_WITHIN_MS);
     let is_lost = is_late && !grow::answers(o, seat);
-    (!is_well || is_lost).then(|| Plan::Do(Step::CallOffSettings { node: seat.node.clone() }))
+    (!is_well || is_lost).then(|| Plan::Do(Step::CallOffRollOut { node: seat.node.clone() }))
 }
 
 /// Whether no etcd runs there that could be lost: its keeper says so, and nobody has heard of it.

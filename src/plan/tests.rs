@@ -44,8 +44,8 @@ mod wording;
 
 use crate::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason,
-    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Readiness, RemoteClient, Removal, Restart,
-    Seat, SettingsView, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
+    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness, RemoteClient, Removal,
+    Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -85,7 +85,9 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         learner_patience_ms: PATIENCE,
         replace_after_ms: GRACE,
         adds_beside_dead: true,
-        settings_refused: None,
+        roll_out_refused: None,
+        rolled_back: None,
+        roll_out: Preparation::Ready,
         api_servers: Vec::new(),
     }
 }
@@ -174,8 +176,9 @@ fn seat(n: usize) -> Seat {
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
         binary: KeeperBinary::Unknown,
-        settings: SettingsView::Current,
+        runs_with: RunsWith::Current,
         restart_ordered_ms: None,
+        replaced_ms: None,
         problem: None,
         no_progress_since_ms: None,
         down_since_ms: None,

@@ -2,14 +2,14 @@
 
 mod drain;
 pub(crate) mod find;
-mod snapshot;
+pub(crate) mod snapshot;
 mod tombstone;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etcd_operator_api::member::{BootDrainStep, BootSnapshot, BootSpec, BootStatus};
+use etcd_operator_api::member::{BootDrainStep, BootSpec, BootStatus, SnapshotStatus};
 use tokio::sync::Notify;
 
 use crate::host::Agent;
@@ -67,7 +67,7 @@ impl Place {
 /// The work for one boot member.
 #[derive(Default)]
 pub(crate) struct Boot {
-    snapshot: Job<BootSnapshot>,
+    snapshot: Job<SnapshotStatus>,
     drain: Job<()>,
     tombstone: Job<tombstone::Note>,
 }
@@ -105,8 +105,9 @@ impl Boot {
 
     fn snapshot(&self, place: &Place, spec: &BootSpec, status: &mut BootStatus, messages: &mut Vec<String>) {
         let Some(id) = &spec.snapshot else { return };
-        self.snapshot
-            .want(&place.agent, id, &place.changed, || snapshot::take(place.clone(), id.clone(), spec.client_endpoint.clone()));
+        let (pki, endpoint) = (place.pki().to_owned(), spec.client_endpoint.clone());
+        let take = || snapshot::take(place.clone(), pki, format!("boot-{id}"), id.clone(), endpoint);
+        self.snapshot.want(&place.agent, id, &place.changed, take);
         match self.snapshot.outcome(id) {
             Some(Ok(snapshot)) => status.snapshot = Some(snapshot),
             Some(Err(why)) => messages.push(why),

@@ -52,11 +52,17 @@ fn boot_spec(boot: &Etcd) -> EtcdMemberSpec {
 
 fn seat() -> Seat {
     Seat {
-        image: "registry.example/etcd:v3.6.16".into(),
-        labels: [].into(),
-        annotations: [].into(),
-        requests: [("cpu".to_owned(), "100m".to_owned())].into(),
-        limits: [].into(),
+        pod: etcd_operator_api::member::Pod {
+            image: "registry.example/etcd:v3.6.16".into(),
+            labels: [].into(),
+            annotations: [].into(),
+            requests: [("cpu".to_owned(), "100m".to_owned())].into(),
+            limits: [].into(),
+        },
+        roll_out: None,
+        rolled_back: None,
+        prove: None,
+        snapshot: None,
         probe_port: 2383,
         measure_data: false,
         keeper: None,

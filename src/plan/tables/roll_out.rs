@@ -6,22 +6,22 @@ use super::*;
 fn outdated(size: u32) -> Observed {
     let mut o = after_the_pivot(size);
     for seat in &mut o.seats {
-        (seat.keeper, seat.settings) = (KeeperView::Running, SettingsView::Outdated);
+        (seat.keeper, seat.runs_with) = (KeeperView::Running, RunsWith::Outdated);
     }
     o
 }
 
 fn applies(o: &Observed, n: usize) {
-    does(o, Step::ApplySettings { node: name(n), restart: Restart::WhileQuorum });
+    does(o, Step::RollOut { node: name(n), restart: Restart::WhileQuorum });
 }
 
 fn applies_as_overruled(o: &Observed, n: usize) {
-    does(o, Step::ApplySettings { node: name(n), restart: Restart::Overruled });
+    does(o, Step::RollOut { node: name(n), restart: Restart::Overruled });
 }
 
 /// The restart of a seat is ordered.
 fn order(o: &mut Observed, n: usize) {
-    (o.seats[n - 1].settings, o.seats[n - 1].restart_ordered_ms) = (SettingsView::UnderWay, Some(NOW - 1_000));
+    (o.seats[n - 1].runs_with, o.seats[n - 1].restart_ordered_ms) = (RunsWith::UnderWay, Some(NOW - 1_000));
 }
 
 fn overrule(o: &mut Observed) {
@@ -39,14 +39,14 @@ fn members_are_restarted_one_at_a_time_and_the_leader_last_and_as_a_follower() {
             waits(&o, WaitFor::MemberRestart);
             member(&mut o, n).health = EtcdHealth::Unknown;
             waits(&o, WaitFor::MemberRestart);
-            o.seats[n - 1].settings = SettingsView::Current;
+            o.seats[n - 1].runs_with = RunsWith::Current;
             waits(&o, WaitFor::VotersHealthy);
             member(&mut o, n).health = follower();
         }
         does(&o, Step::MoveLeader { from: id(1), to: id(2) });
         (member(&mut o, 1).health, member(&mut o, 2).health) = (follower(), leader());
         applies(&o, 1);
-        o.seats[0].settings = SettingsView::Current;
+        o.seats[0].runs_with = RunsWith::Current;
         assert_eq!(plan(&o), Plan::Done);
     }
 }
@@ -81,10 +81,10 @@ fn nobody_is_restarted_whom_the_quorum_needs() {
 fn nothing_is_restarted_beside_anything_else() {
     let disturbed: [fn(&mut Observed); 4] = [
         |o| o.spec.paused = true,
-        |o| (member(o, 3).health, o.seats[2].settings) = (EtcdHealth::Unknown, SettingsView::Current),
-        |o| (member(o, 3).health, o.seats[2].settings) = (EtcdHealth::Unhealthy, SettingsView::Current),
+        |o| (member(o, 3).health, o.seats[2].runs_with) = (EtcdHealth::Unknown, RunsWith::Current),
+        |o| (member(o, 3).health, o.seats[2].runs_with) = (EtcdHealth::Unhealthy, RunsWith::Current),
         // A keeper that does not say what it runs with may be restarting.
-        |o| o.seats[2].settings = SettingsView::Unknown,
+        |o| o.seats[2].runs_with = RunsWith::Unknown,
     ];
     for disturb in disturbed {
         for overruled in [None, Some(HoldReason::ToleranceTooLow)] {
@@ -131,7 +131,7 @@ fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
         order(&mut o, 2);
         o
     };
-    let off = Step::CallOffSettings { node: name(2) };
+    let off = Step::CallOffRollOut { node: name(2) };
     let mut o = ordered();
     member(&mut o, 3).health = EtcdHealth::Unknown;
     does(&o, off.clone());
@@ -156,16 +156,16 @@ fn an_order_that_was_not_carried_out_is_taken_back_once_another_is_not_well() {
     overrule(&mut o);
     waits(&o, WaitFor::MemberRestart);
     o.spec.overruled = None;
-    does(&o, Step::CallOffSettings { node: name(1) });
+    does(&o, Step::CallOffRollOut { node: name(1) });
 }
 
 #[test]
 fn what_does_not_run_gets_them_at_once_and_so_does_the_way_back() {
     // The new settings were no good: it does not come up, and they were set back.
     let mut o = outdated(3);
-    o.seats.iter_mut().for_each(|s| s.settings = SettingsView::Current);
+    o.seats.iter_mut().for_each(|s| s.runs_with = RunsWith::Current);
     member(&mut o, 2).health = EtcdHealth::Unknown;
-    (o.seats[1].settings, o.seats[1].keeper) = (SettingsView::Outdated, KeeperView::Waiting { reason: "EtcdExited".into() });
+    (o.seats[1].runs_with, o.seats[1].keeper) = (RunsWith::Outdated, KeeperView::Waiting { reason: "EtcdExited".into() });
     applies(&o, 2);
     // It runs, and is not well for what it runs with: the others are a quorum without it as it is.
     o.seats[1].keeper = KeeperView::Running;
@@ -194,14 +194,14 @@ fn what_does_not_run_gets_them_at_once_and_so_does_the_way_back() {
 #[test]
 fn settings_that_must_not_be_hold_up_nothing_but_themselves() {
     let mut o = outdated(3);
-    o.settings_refused = Some("spec.etcd.quotaBackendBytes is 1".into());
+    o.roll_out_refused = Some("spec.etcd.quotaBackendBytes is 1".into());
     holds(&o, HoldReason::InvalidSpec, "quotaBackendBytes");
     o.seats[1].keeper = KeeperView::Refused { reason: "DataLost".into(), message: "gone".into() };
     member(&mut o, 2).health = EtcdHealth::Unknown;
     does(&o, Step::RemoveMember { node: name(2), member: id(2) });
     // The database grew; the spec did not change.
     let mut o = after_the_pivot(3);
-    o.settings_refused = Some("spec.etcd.quotaBackendBytes is 1".into());
+    o.roll_out_refused = Some("spec.etcd.quotaBackendBytes is 1".into());
     assert_eq!(plan(&o), Plan::Done);
 }
 
@@ -221,7 +221,7 @@ fn an_order_that_its_agent_does_not_bring_is_taken_back() {
     o.nodes[1].agent = AgentView::Silent;
     waits(&o, WaitFor::MemberRestart);
     o.seats[1].restart_ordered_ms = Some(NOW - 30_001);
-    does(&o, Step::CallOffSettings { node: name(2) });
+    does(&o, Step::CallOffRollOut { node: name(2) });
     // It brought it, and its keeper waits for the others.
     o.nodes[1].agent = AgentView::Fresh;
     waits(&o, WaitFor::MemberRestart);
@@ -251,7 +251,7 @@ fn what_waits_for_a_human_holds_up_no_keeper_and_what_is_left_is_said() {
     o.seats[0].binary = KeeperBinary::Outdated;
     does(&o, Step::HandOverKeeper { node: name(1) });
     let mut o = after_the_pivot(3);
-    o.seats[1].settings = SettingsView::Unknown;
+    o.seats[1].runs_with = RunsWith::Unknown;
     waits(&o, WaitFor::MemberRestart);
 }
 
@@ -270,4 +270,70 @@ fn no_api_server_is_left_without_a_way_to_etcd() {
     waits(&o, WaitFor::ApiServersReconnect);
     o.seats[2].up_since_ms = Some(NOW - 145_000);
     applies(&o, 2);
+}
+
+fn pending(since_ms: u64) -> Preparation {
+    Preparation::Pending { missing: "cp3 has not run the image yet".into(), since_ms }
+}
+
+#[test]
+fn an_image_is_proven_on_all_nodes_before_the_first_restart() {
+    let mut o = outdated(3);
+    o.roll_out = Preparation::NotAsked;
+    does(&o, Step::PrepareRollOut);
+    o.roll_out = pending(NOW - 1_000);
+    waits(&o, WaitFor::RollOutPrepared);
+    o.roll_out = pending(NOW - 300_001);
+    holds(&o, HoldReason::RollOutNotPrepared, "cp3 has not run the image yet");
+    o.roll_out = Preparation::Failed { why: "the image holds etcd 3.4.0 on cp2".into() };
+    holds(&o, HoldReason::RollOutNotPrepared, "3.4.0 on cp2");
+    // A member that does not run would not come up with it either.
+    (member(&mut o, 3).health, o.seats[2].keeper) = (EtcdHealth::Unknown, KeeperView::Waiting { reason: "EtcdExited".into() });
+    holds(&o, HoldReason::RollOutNotPrepared, "3.4.0 on cp2");
+    member(&mut o, 3).health = follower();
+    o.roll_out = Preparation::Ready;
+    applies(&o, 2);
+    // Nothing of it holds up anything else.
+    let mut o = after_the_pivot(3);
+    o.roll_out = Preparation::NotAsked;
+    assert_eq!(plan(&o), Plan::Done);
+}
+
+#[test]
+fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the_next() {
+    let mut o = outdated(3);
+    order(&mut o, 2);
+    // Its pod was replaced.
+    (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms) = (None, Some(NOW - 300_000));
+    member(&mut o, 2).health = EtcdHealth::Unknown;
+    waits(&o, WaitFor::MemberRestart);
+    o.seats[1].replaced_ms = Some(NOW - 300_001);
+    does(&o, Step::RollBack { node: name(2) });
+    // Its agent could come with it at any time.
+    o.nodes[1].agent = AgentView::Silent;
+    waits(&o, WaitFor::MemberRestart);
+    o.nodes[1].agent = AgentView::Fresh;
+    // It came up after all; or the one before would not read its data any more.
+    member(&mut o, 2).health = follower();
+    waits(&o, WaitFor::MemberRestart);
+    (member(&mut o, 2).health, o.seats[1].replaced_ms) = (EtcdHealth::Unknown, None);
+    waits(&o, WaitFor::MemberRestart);
+    // Taken back.
+    (o.seats[1].runs_with, o.rolled_back) = (RunsWith::UnderWay, Some("etcd on cp2 did not come up".into()));
+    waits(&o, WaitFor::MemberRestart);
+    (o.seats[1].runs_with, member(&mut o, 2).health) = (RunsWith::Outdated, follower());
+    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 did not come up");
+    o.seats[1].keeper = KeeperView::Waiting { reason: "EtcdExited".into() };
+    member(&mut o, 2).health = EtcdHealth::Unknown;
+    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 did not come up");
+}
+
+#[test]
+fn a_pod_that_was_replaced_is_not_called_off() {
+    let mut o = outdated(3);
+    order(&mut o, 2);
+    (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms) = (None, Some(NOW - 1_000));
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    // That would be another restart.
+    waits(&o, WaitFor::MemberRestart);
 }

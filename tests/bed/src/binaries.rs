@@ -24,14 +24,7 @@ pub struct Programs {
 /// # Errors
 /// The build that failed.
 pub fn build(layout: &Layout) -> Result<Programs> {
-    let script = layout.checkout.join("tests/bed/go/build.sh");
-    let go = |what: &str| -> Result<PathBuf> {
-        let mut command = Command::new(&script);
-        command.arg(what).env("BED_CACHE", layout.cache()?);
-        let out = run_long(command, &format!("tests/bed/go/build.sh {what}"))?;
-        Ok(PathBuf::from(out.trim()))
-    };
-    let programs = Programs { etcd: go("etcd")?, kubernetes: go("kubernetes")?, pause: pause(layout)? };
+    let programs = Programs { etcd: go(layout, "etcd")?, kubernetes: go(layout, "kubernetes")?, pause: pause(layout)? };
     let bin = layout.path("bin");
     fs::create_dir_all(&bin).at(&bin)?;
     for (from, names) in
@@ -48,6 +41,17 @@ pub fn build(layout: &Layout) -> Result<Programs> {
         place(&bed, &layout.bin("bed"))?;
     }
     Ok(programs)
+}
+
+/// Builds (once per content) the programs of a folder of `tests/bed/go`; returns where they are.
+///
+/// # Errors
+/// The build that failed.
+pub fn go(layout: &Layout, what: &str) -> Result<PathBuf> {
+    let mut command = Command::new(layout.checkout.join("tests/bed/go/build.sh"));
+    command.arg(what).env("BED_CACHE", layout.cache()?);
+    let out = run_long(command, &format!("tests/bed/go/build.sh {what}"))?;
+    Ok(PathBuf::from(out.trim()))
 }
 
 fn bed_beside(own: &Path) -> Result<PathBuf> {

@@ -86,6 +86,20 @@ pub fn operator(layout: &Layout) -> Result<()> {
     write(&dir.join("operator.sha256"), sum.split_whitespace().next().unwrap_or_default(), 0o644)
 }
 
+/// Makes an image of another etcd, under the bed's repository and this tag; returns the archive, as a node sees it.
+///
+/// # Errors
+/// The step that failed.
+pub fn etcd(layout: &Layout, programs: &Path, tag: &str) -> Result<PathBuf> {
+    let dir = layout.path("images");
+    fs::create_dir_all(&dir).at(&dir)?;
+    let repository = ETCD_IMAGE.rsplit_once(':').map_or(ETCD_IMAGE, |(repository, _)| repository);
+    let (name, file) = (format!("{repository}:{tag}"), format!("etcd-{tag}.tar"));
+    let image = Image { name: &name, files: vec![("usr/local/bin/etcd".into(), programs.join("etcd"))], entrypoint: None };
+    build(&image, &dir.join(format!(".etcd-{tag}")), &dir.join(&file))?;
+    Ok(Path::new("/run/bed/images").join(file))
+}
+
 /// Writes a docker-archive.
 fn build(image: &Image<'_>, stage: &Path, archive: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(stage);

@@ -101,6 +101,16 @@ impl Bed {
         Ok(changed)
     }
 
+    /// Loads another etcd into all nodes that are on, under the bed's repository: `what` is a folder of `tests/bed/go`, `tag` the image's.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn load_etcd(&self, what: &str, tag: &str) -> Result<()> {
+        let archive = images::etcd(&self.layout, &binaries::go(&self.layout, what)?, tag)?;
+        let import = ["ctr", "-n", "k8s.io", "images", "import", &archive.to_string_lossy()];
+        switched_on(self.options()).iter().try_for_each(|node| node::exec(node, &import).map(drop))
+    }
+
     fn load_images(&self) -> Result<()> {
         switched_on(self.options())
             .iter()

@@ -6,7 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod bed;
-mod binaries;
+pub mod binaries;
 pub mod cgroup;
 pub mod cmd;
 mod config;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use etcd_operator_agent::host::{Host, Linux, Signalled};
 use etcd_operator_etcd::dial::Dial;
+use etcd_operator_etcd::wal::Owner;
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 
@@ -42,5 +43,14 @@ impl Host for Node {
 
     fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Linux.reach(address)
+    }
+
+    fn others_are_a_quorum<'a>(
+        &'a self,
+        pki: &'a Path,
+        endpoints: &'a [String],
+        own: Owner,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Linux.others_are_a_quorum(pki, endpoints, own)
     }
 }

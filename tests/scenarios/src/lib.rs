@@ -416,7 +416,8 @@ const SAMPLED: [&str; 24] = [
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.
-const LONG: [&str; 5] = [
+const LONG: [&str; 6] = [
+    "another_version_rolls_out_one_member_at_a_time_and_a_bad_pod_is_taken_back",
     "other_settings_roll_out_one_member_at_a_time",
     "a_pivot_is_aborted_at_each_phase_and_held_and_ends",
     "all_nodes_lose_power_at_each_phase",

@@ -1,8 +1,9 @@
 //! What cannot be done is refused or held, with the reason and the way out, and boot is untouched.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use etcd_operator_bed::binaries;
 use etcd_operator_scenarios::{Ended, Stage, text_of};
 use serde_json::{Value, json};
 
@@ -189,10 +190,7 @@ fn a_second_member(stage: &Stage, good: &Value) {
 /// A boot older than 3.5.26: a real one, beside the bed's own.
 fn an_old_boot(stage: &Stage, good: &Value) {
     let layout = &stage.bed.layout;
-    let built =
-        Command::new(layout.checkout.join("tests/bed/go/build.sh")).arg("etcd-3.5").stderr(Stdio::inherit()).output().unwrap();
-    assert!(built.status.success(), "etcd 3.5 was not built");
-    let etcd = format!("{}/etcd", String::from_utf8_lossy(&built.stdout).trim());
+    let etcd = binaries::go(layout, "etcd-3.5").unwrap().join("etcd").display().to_string();
     let node = stage.bed.options().boot().unwrap();
     let pki = layout.disk(&node, "etc/kubernetes/pki/etcd");
     let file = |name: &str| pki.join(name).display().to_string();

@@ -187,15 +187,16 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let node = index(world, node)?;
             world.api.seats.retain(|s| s.node != node);
         }
-        Step::ApplySettings { node, .. } => {
+        Step::RollOut { node, .. } => {
             let (wanted, restart) = (world.api.settings, Restart { id: world.api.version, faults_seen: seen.faults_seen });
             let seat = seat_on(world, node)?;
             (seat.settings, seat.restart, seat.changed_at) = (wanted, Some(restart), now);
         }
-        Step::CallOffSettings { node } => {
+        Step::CallOffRollOut { node } => {
             let seat = seat_on(world, node)?;
             (seat.restart, seat.changed_at) = (None, now);
         }
+        Step::PrepareRollOut | Step::RollBack { .. } => return Err(Failure::NoSuchThing),
         // Nobody upgrades the operator here.
         Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. } => return Err(Failure::NoSuchThing),
     }

@@ -135,8 +135,8 @@ pub const STEPS: [&str; 17] = [
     "RemoveMember",
     "Evict",
     "Unseat",
-    "ApplySettings",
-    "CallOffSettings",
+    "RollOut",
+    "CallOffRollOut",
 ];
 
 /// The reasons to hold that a World can give. Others are of what it does not have: preflight's findings, keepers that refuse, foreign

@@ -133,7 +133,7 @@ fn keep(world: &mut World, index: usize) {
         keeper.restarts_until = Some(now + RESTART_MS);
         let before = crate::checks::before(world, restart.faults_seen);
         world.raft.stop(order);
-        crate::checks::after(world, &before, "ApplySettings", None);
+        crate::checks::after(world, &before, "RollOut", None);
         return;
     }
     if keeper.restarts_until.take_if(|until| now >= *until).is_none() && keeper.restarts_until.is_some() {

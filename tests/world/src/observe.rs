@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
     Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node,
-    NodeName, Observed, Preflight, Progress, Readiness, RemoteClient, Sample, Seat, SeatSeen, SettingsView,
+    NodeName, Observed, Preflight, Preparation, Progress, Readiness, RemoteClient, RunsWith, Sample, Seat, SeatSeen,
 };
 
 use crate::api::{Api, SeatObject};
@@ -109,7 +109,9 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
         learner_patience_ms: PATIENCE_MS,
         replace_after_ms: REPLACE_AFTER_MS,
         adds_beside_dead: true,
-        settings_refused: None,
+        roll_out_refused: None,
+        rolled_back: None,
+        roll_out: Preparation::Ready,
         // They list all seats, or only boot (`clients.rs`).
         api_servers: Vec::new(),
     };
@@ -146,11 +148,12 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject, wanted: u8) -
         // Nobody upgrades the operator here; `shipped/` does.
         binary: KeeperBinary::Unknown,
         restart_ordered_ms: seat.restart.filter(|restart| seat.restarted != Some(restart.id)).map(|_| seat.changed_at),
-        settings: match seat.runs_with {
-            Some(_) if seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id)) => SettingsView::UnderWay,
-            Some(runs) if runs != wanted => SettingsView::Outdated,
-            None if seat.settings != wanted => SettingsView::Outdated,
-            Some(_) | None => SettingsView::Current,
+        replaced_ms: None,
+        runs_with: match seat.runs_with {
+            Some(_) if seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id)) => RunsWith::UnderWay,
+            Some(runs) if runs != wanted => RunsWith::Outdated,
+            None if seat.settings != wanted => RunsWith::Outdated,
+            Some(_) | None => RunsWith::Current,
         },
         problem: None,
         no_progress_since_ms: seat.ordered.and_then(|id| controller.progress.get(&id)).map(Progress::since_ms),

@@ -92,6 +92,8 @@ pub struct Raft {
     pub commit: u64,
     /// Names that members publish when they start; others get one of their peer URL.
     pub names: BTreeMap<MemberId, String>,
+    /// Versions of etcd, where members run others than the World's own.
+    pub versions: BTreeMap<MemberId, String>,
     /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
     pub slow: BTreeMap<String, u64>,
     /// `--strict-reconfig-check`, as far as removals go: a red case takes it away.
@@ -115,6 +117,7 @@ impl Raft {
             leader: Some(boot),
             commit: entries,
             names: BTreeMap::new(),
+            versions: BTreeMap::new(),
             slow: BTreeMap::new(),
             strict: true,
             max_learners: 9,

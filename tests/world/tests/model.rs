@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use etcd_operator_plan::{Observed, Plan, Removal, Restart, SettingsView, Step, WaitFor, plan};
+use etcd_operator_plan::{Observed, Plan, Removal, Restart, RunsWith, Step, WaitFor, plan};
 use etcd_operator_world::model::{HOLDS, Pivot, RESTS, STEPS, Slice, UNBROKEN};
 use etcd_operator_world::{BOOT, BootHost, Setup};
 use stateright::report::{ReportData, ReportDiscovery, Reporter};
@@ -126,7 +126,7 @@ fn a_change_of_size_or_settings_and_the_loss_of_members_survive_whatever_goes_wr
 }
 
 /// What a pivot never comes to: there no machine is gone for so long.
-const AFTER_A_PIVOT: [&str; 4] = ["MemberDown", "ApplySettings", "CallOffSettings", "ToleranceTooLow"];
+const AFTER_A_PIVOT: [&str; 4] = ["MemberDown", "RollOut", "CallOffRollOut", "ToleranceTooLow"];
 
 /// Nodes and size, and how many things go wrong at most.
 const RESETTLED: [(usize, u32, u8); 4] = [(1, 1, 1), (2, 2, 1), (3, 3, 2), (5, 5, 1)];
@@ -173,10 +173,10 @@ fn without_tombstone(o: &Observed) -> Plan {
 
 /// Restarts the next one while the one before is under way.
 fn hasty(o: &Observed) -> Plan {
-    let next = o.seats.iter().find(|seat| seat.settings == SettingsView::Outdated);
+    let next = o.seats.iter().find(|seat| seat.runs_with == RunsWith::Outdated);
     match (plan(o), next) {
         (Plan::Wait { what: WaitFor::MemberRestart, .. }, Some(seat)) => {
-            Plan::Do(Step::ApplySettings { node: seat.node.clone(), restart: Restart::WhileQuorum })
+            Plan::Do(Step::RollOut { node: seat.node.clone(), restart: Restart::WhileQuorum })
         }
         (other, _) => other,
     }

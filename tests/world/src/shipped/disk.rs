@@ -5,11 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etcd_operator_agent::AgentArgs;
-use etcd_operator_keeper::contract::{DrainState, DrainStep, EtcdSettings, FORMAT, Order, Paths, Phase, Run, State};
+use etcd_operator_keeper::contract::{
+    DrainState, DrainStep, EtcdSettings, FORMAT, KEEPER_POD, Order, Paths, Phase, Proof, Run, State,
+};
 use etcd_operator_plan::MemberId;
+use k8s_openapi::api::core::v1::Pod;
 
 use super::binary::{Binary, hash};
-use super::{BootIs, CLUSTER, NAMESPACE, REPOSITORY, VERSION};
+use super::{BAD, BootIs, CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
 use crate::api::Restart;
 use crate::boot::BootHost;
@@ -40,6 +43,8 @@ pub(crate) struct Disks {
 struct KeeperProcess {
     /// When it saw its manifest first.
     since: Option<Ms>,
+    /// The pod that it runs in.
+    pod: Option<StaticPod>,
     accepted: Option<Order>,
     drain: Option<Draining>,
     binary: Binary,
@@ -48,6 +53,33 @@ struct KeeperProcess {
     archived: Vec<String>,
     /// Whose data lies there, and its MiB.
     data: Option<(String, u64)>,
+}
+
+/// What a keeper's pod is made from.
+#[derive(Clone, PartialEq)]
+struct StaticPod {
+    uid: String,
+    /// As its environment says.
+    inputs: Option<String>,
+    /// Of its etcd, by the tag.
+    version: String,
+}
+
+impl StaticPod {
+    fn of(manifest: &Path) -> Option<Self> {
+        let pod: Pod = serde_yaml_ng::from_str(&fs::read_to_string(manifest).ok()?).ok()?;
+        let container = pod.spec?.containers.into_iter().next()?;
+        let inputs = container.env.unwrap_or_default().into_iter().find(|one| one.name == KEEPER_POD);
+        Some(Self {
+            uid: pod.metadata.uid.unwrap_or_default(),
+            inputs: inputs.and_then(|one| one.value),
+            version: tag(&container.image?)?,
+        })
+    }
+}
+
+fn tag(image: &str) -> Option<String> {
+    image.rsplit_once(":v").map(|(_, version)| version.to_owned())
 }
 
 struct Draining {
@@ -215,8 +247,12 @@ impl Disks {
         let manifest = self.agent_args(node).static_pods().join(format!("etcd-{CLUSTER}.yaml"));
         let now = world.now;
         let runs = world.nodes[node].on_since.is_some_and(|on| now >= on + KUBELET_START_MS) && manifest.exists();
+        let pod = StaticPod::of(&manifest);
+        self.prove(world, node);
         let Some(process) = self.keepers.get_mut(node) else { return };
-        if !runs {
+        // The kubelet ends the pod that runs first.
+        let is_replaced = process.pod.is_some() && pod.is_some() && process.pod != pod;
+        if !runs || is_replaced {
             // Its disk is the World's `keeper`; what it had in memory is gone.
             if process.since.take().is_some()
                 && let Some(data) = world.nodes[node].keeper.as_ref().and_then(|k| k.data)
@@ -225,9 +261,15 @@ impl Disks {
             }
             process.drain = None;
             process.binary.lose();
+            process.pod = None;
+            // Nor does anything run until the next pod has come up.
+            if let Some(keeper) = world.nodes[node].keeper.as_mut().filter(|_| is_replaced) {
+                keeper.order = None;
+            }
             return;
         }
         let since = *process.since.get_or_insert(now);
+        process.pod = pod;
         if now < since + POD_STARTS_MS {
             return;
         }
@@ -243,6 +285,12 @@ impl Disks {
             Run::Run => id,
             Run::Wait | Run::Stop => None,
         };
+        if let (Some(id), Some(pod)) = (id, &process.pod) {
+            if pod.version == BAD {
+                keeper.order = None;
+            }
+            world.raft.versions.insert(id, pod.version.clone());
+        }
         if let Some(id) = id {
             world.raft.names.insert(id, order.member_name.clone());
         }
@@ -274,6 +322,27 @@ impl Disks {
             debug_assert!(wrote.is_ok(), "{wrote:?}");
             process.written = state;
         }
+    }
+
+    /// The pod that proves an image: what it finds is on disk as soon as it runs.
+    fn prove(&self, world: &World, node: usize) {
+        let args = self.agent_args(node);
+        let manifest = args.static_pods().join(format!("proof-etcd-{CLUSTER}.yaml"));
+        let Some(text) = fs::read_to_string(manifest).ok().filter(|_| world.nodes[node].on_since.is_some()) else { return };
+        let Ok(pod) = serde_yaml_ng::from_str::<Pod>(&text) else { return };
+        let Some(image) = pod.spec.and_then(|spec| spec.containers.into_iter().next()?.image) else { return };
+        let proof = Proof { version: tag(&image).ok_or_else(|| "no tag".into()), image };
+        let path = self.paths(node).proof();
+        let text = serde_json::to_vec(&proof).unwrap_or_default();
+        if fs::read(&path).ok().as_ref() != Some(&text) {
+            let wrote = fs::write(&path, text);
+            debug_assert!(wrote.is_ok(), "{wrote:?}");
+        }
+    }
+
+    /// Whether an image is still being proven on a node.
+    pub(crate) fn proves(&self, node: usize) -> bool {
+        self.agent_args(node).static_pods().join(format!("proof-etcd-{CLUSTER}.yaml")).exists()
     }
 
     /// `/proc/net/tcp` of a node: the API servers' connections.
@@ -402,7 +471,8 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
         format: FORMAT,
         reads_orders: vec![FORMAT],
         keeper_version: VERSION.into(),
-        etcd_version: Some(VERSION.into()),
+        etcd_version: process.pod.as_ref().map(|pod| pod.version.clone()),
+        pod: process.pod.as_ref().and_then(|pod| pod.inputs.clone()),
         order_lineage: order.lineage,
         order_sequence: order.sequence,
         last_order: Some(Box::new(order.clone())),

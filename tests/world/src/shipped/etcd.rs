@@ -10,6 +10,7 @@ use etcd_operator_etcd::client::{HashKv, HeldWatch, Member, MemberStatus, Member
 use etcd_operator_etcd::dial::{Answer, Dial, Endpoint};
 use etcd_operator_etcd::error::{ErrorKind, EtcdError};
 use etcd_operator_etcd::ids;
+use etcd_operator_etcd::wal::Owner;
 use etcd_operator_plan::MemberId;
 use futures::future::BoxFuture;
 use rustix::process::Signal;
@@ -96,6 +97,20 @@ impl Host for Way {
                 if known { Ok(()) } else { Err("cannot be reached: refused".to_owned()) }
             };
             self.calls.make(|| "?reach".into(), look).await.unwrap_or_else(|_| Err("no answer".into()))
+        })
+    }
+
+    fn others_are_a_quorum<'a>(&'a self, _: &'a Path, _: &'a [String], own: Owner) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let look = async {
+                tokio::time::sleep(LATENCY).await;
+                let world = lock(&self.world);
+                let others = world.raft.voters().filter(|id| id.0 != own.member.0 && world.raft.runs(*id)).count();
+                let is_quorum =
+                    world.raft.leader.is_some() && others >= etcd_operator_plan::quorum_of(world.raft.voters().count());
+                if is_quorum { Ok(()) } else { Err("the others are no quorum".to_owned()) }
+            };
+            self.calls.make(|| "?others".into(), look).await.unwrap_or_else(|_| Err("no answer".into()))
         })
     }
 }
@@ -227,7 +242,7 @@ impl Endpoint for Client {
             Ok(MemberStatus {
                 cluster_id: ids::ClusterId(CLUSTER_ID),
                 member_id: ids::MemberId(id.0),
-                version: super::VERSION.into(),
+                version: world.raft.versions.get(&id).cloned().unwrap_or_else(|| super::VERSION.into()),
                 leader: world.raft.leader.map(|l| ids::MemberId(l.0)),
                 raft_term: 1,
                 raft_index: commit,

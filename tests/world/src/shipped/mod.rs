@@ -40,6 +40,9 @@ pub const CLUSTER: &str = "kube-etcd";
 pub const NAMESPACE: &str = "etcd-system";
 const REPOSITORY: &str = "registry.example/etcd";
 const VERSION: &str = "3.6.16";
+/// A later one, and one whose etcd does not come up.
+const LATER: &str = "3.6.17";
+const BAD: &str = "3.6.18";
 const CLUSTER_ID: u64 = 7;
 
 pub(crate) type SharedWorld = Arc<Mutex<World>>;
@@ -81,10 +84,30 @@ pub enum After {
     Scale(u32),
     /// `spec.etcd.heartbeatInterval` is another one.
     Settings,
+    /// `spec.version` is a later patch, and the pod has a label more.
+    Version,
+    /// The same, and its etcd does not come up.
+    BadVersion,
     /// The data of a node's member is gone.
     Wipe(usize),
     /// A node is gone for good.
     Gone(usize),
+}
+
+impl After {
+    /// What `spec.version` is then.
+    fn version(self) -> &'static str {
+        match self {
+            Self::Version => LATER,
+            Self::BadVersion => BAD,
+            _ => VERSION,
+        }
+    }
+
+    /// What the members run in the end.
+    fn version_at_rest(self) -> &'static str {
+        if self == Self::BadVersion { VERSION } else { self.version() }
+    }
 }
 
 /// What goes wrong when a call is reached.
@@ -308,6 +331,12 @@ impl<'a> Stage<'a> {
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
                 lock(&self.world).api.settings = 2;
             }
+            After::Version | After::BadVersion => {
+                let mut cluster = self.cluster();
+                cluster["spec"]["version"] = self.tale.after.version().into();
+                cluster["spec"]["pod"] = json!({"labels": {"team": "infra"}});
+                self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+            }
             After::Wipe(node) => crate::nodes::wipe(&mut lock(&self.world), node),
             After::Gone(node) => {
                 power_cut(&mut lock(&self.world), node);
@@ -340,7 +369,13 @@ impl<'a> Stage<'a> {
     fn gone(&self) -> Option<usize> {
         match self.tale.after {
             After::Gone(node) => Some(node),
-            After::Nothing | After::Upgrade | After::Scale(_) | After::Settings | After::Wipe(_) => None,
+            After::Nothing
+            | After::Upgrade
+            | After::Scale(_)
+            | After::Settings
+            | After::Version
+            | After::BadVersion
+            | After::Wipe(_) => None,
         }
     }
 
@@ -361,6 +396,13 @@ impl<'a> Stage<'a> {
             world.nodes.iter().filter_map(|n| n.keeper.as_ref()).find(|k| k.data == Some(*id))
         };
         world.our_voters().iter().all(|id| runs_with(id).is_some_and(|keeper| keeper.runs_with == world.api.settings))
+    }
+
+    /// Whether each voter runs etcd of this version, and no pod is left that proved it.
+    fn all_run(&self, version: &str) -> bool {
+        let world = lock(&self.world);
+        let of = |id: &etcd_operator_plan::MemberId| world.raft.versions.get(id).map_or(VERSION, String::as_str);
+        world.our_voters().iter().all(|id| of(id) == version) && (0..world.nodes.len()).all(|node| !self.disks.proves(node))
     }
 
     fn etcd_processes(&self) -> BTreeMap<u64, Option<Ms>> {
@@ -433,6 +475,7 @@ impl<'a> Stage<'a> {
                 && match self.tale.after {
                     After::Upgrade => self.is_upgraded(),
                     After::Settings => self.is_resettled(),
+                    After::Version | After::BadVersion => self.all_run(self.tale.after.version_at_rest()),
                     After::Nothing | After::Scale(_) | After::Wipe(_) | After::Gone(_) => true,
                 };
         }
@@ -560,7 +603,14 @@ impl<'a> Stage<'a> {
         let size =
             world.our_voters().len() == world.api.spec.size as usize && world.raft.config.len() == world.our_voters().len();
         let up = world.api_answers() && world.our_voters().iter().all(|id| world.raft.serves(*id));
-        self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_true("Ready")
+        // What did not come up is taken back, and a human is told.
+        let is_as_told = match self.tale.after {
+            After::BadVersion => cluster["status"]["reason"] == "RollOutFailed",
+            _ => is_true("Ready"),
+        };
+        // Before it happens all is well, too.
+        let is_well = is_as_told || cluster["spec"]["version"] != BAD && is_true("Ready");
+        self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_well
     }
 
     /// What happens in the minute after the end, when nothing should.

@@ -1,0 +1,117 @@
+//! The proof of an image on this node, beside the pod that runs: a static pod of that image with which nothing goes down. The kubelet pulls the
+//! image for it, and keeps it as long as the pod is there.
+
+use std::io;
+
+use etcd_operator_api::member::ProofStatus;
+use etcd_operator_keeper::contract::Proof;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::files;
+use crate::manifest::{ETCD, directory, security};
+use crate::node::AgentArgs;
+use crate::problem::{Problem, Reason};
+
+/// Label with the cluster's name; not the members' own, by which they are counted.
+const CLUSTER: &str = "etcd.database.coreos.com/proof-of";
+
+/// Has the image proven, or ends that where none is asked for.
+pub(crate) fn apply(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Result<(), Problem> {
+    let manifest = args.static_pods().join(format!("proof-etcd-{cluster}.yaml"));
+    let Some(image) = image else {
+        return match std::fs::remove_file(&manifest) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::file("remove", &manifest, &error)),
+            Ok(()) | Err(_) => Ok(()),
+        };
+    };
+    let text = render(args, cluster, image)?;
+    if files::write_if_changed(&manifest, text.as_bytes(), files::SECRET)? {
+        tracing::info!(cluster, image, "an image is to be proven");
+    }
+    Ok(())
+}
+
+/// What is known of the image asked for.
+pub(crate) fn status(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Result<Option<ProofStatus>, Problem> {
+    let Some(image) = image else { return Ok(None) };
+    let proof: Option<Proof> = files::read_json(&args.paths(cluster).proof())?;
+    // Of an earlier image it says nothing.
+    Ok(proof.filter(|proof| proof.image == image).map(|Proof { image, version }| match version {
+        Ok(version) => ProofStatus { image, version, message: String::new() },
+        Err(message) => ProofStatus { image, version: String::new(), message },
+    }))
+}
+
+fn render(args: &AgentArgs, cluster: &str, image: &str) -> Result<String, Problem> {
+    let dir = args.node_paths(cluster).dir.to_string_lossy().into_owned();
+    let name = format!("proof-etcd-{cluster}");
+    let container = Container {
+        name: "proof".into(),
+        image: Some(image.into()),
+        image_pull_policy: Some("IfNotPresent".into()),
+        command: Some(
+            [&format!("{dir}/bin/keeper"), "prove", "--dir", &dir, "--etcd", ETCD, "--image", image].map(str::to_owned).to_vec(),
+        ),
+        security_context: Some(security()),
+        volume_mounts: Some(vec![VolumeMount { name: "operator".into(), mount_path: dir.clone(), ..VolumeMount::default() }]),
+        ..Container::default()
+    };
+    let pod = Pod {
+        metadata: ObjectMeta {
+            labels: Some([(CLUSTER.to_owned(), cluster.to_owned())].into()),
+            name: Some(name),
+            namespace: Some(args.namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            // No address of its own: it talks to nobody, and needs no network to start.
+            host_network: Some(true),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(1),
+            containers: vec![container],
+            volumes: Some(vec![directory("operator", &dir)]),
+            ..PodSpec::default()
+        }),
+        status: None,
+    };
+    serde_yaml_ng::to_string(&pod)
+        .map_err(|error| Problem::new(Reason::NodeFiles, format!("cannot encode the proof's manifest: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn an_image_is_proven_by_a_pod_of_its_own_that_goes_when_nobody_asks() {
+        let root = tempfile::tempdir().unwrap();
+        let args = testing::args(root.path());
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        let paths = args.paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let file = args.static_pod_path.join("proof-etcd-kube-etcd.yaml");
+        let seen = |image| status(&args, "kube-etcd", image).unwrap();
+
+        apply(&args, "kube-etcd", Some("registry.example/etcd:v3.6.17")).unwrap();
+        let pod: Pod = serde_yaml_ng::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let (labels, spec) = (pod.metadata.labels.unwrap(), pod.spec.unwrap());
+        assert!(!labels.contains_key(crate::manifest::CLUSTER), "it would be counted as a member");
+        assert_eq!(spec.containers[0].image.as_deref(), Some("registry.example/etcd:v3.6.17"));
+        assert!(spec.containers[0].command.as_ref().unwrap().contains(&"prove".to_owned()));
+        assert_eq!(seen(Some("registry.example/etcd:v3.6.17")), None);
+
+        let proof = |version| Proof { image: "registry.example/etcd:v3.6.17".into(), version };
+        files::write_json(&paths.proof(), &proof(Err("no such file".into())), files::SECRET).unwrap();
+        assert_eq!(seen(Some("registry.example/etcd:v3.6.17")).unwrap().message, "no such file");
+        files::write_json(&paths.proof(), &proof(Ok("3.6.17".into())), files::SECRET).unwrap();
+        assert_eq!(seen(Some("registry.example/etcd:v3.6.17")).unwrap().version, "3.6.17");
+        assert_eq!((seen(Some("registry.example/etcd:v3.6.18")), seen(None)), (None, None), "of another image it says nothing");
+
+        apply(&args, "kube-etcd", None).unwrap();
+        apply(&args, "kube-etcd", None).unwrap();
+        assert!(!file.exists());
+    }
+}

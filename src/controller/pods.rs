@@ -1,0 +1,350 @@
+//! The members' pods: what the spec wants, what a seat's order has, what runs; and what must be there before the first one is replaced.
+
+use etcd_operator_api::member::{EtcdMember, Pod, PodStatus, RollOut, Seat};
+use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::ids::MemberId;
+use etcd_operator_plan::{NodeName, Preparation, RunsWith};
+use semver::Version;
+
+use super::memory::Memory;
+use super::observe::{View, is_fresh};
+use super::preflight::OLDEST_BOOT;
+use super::{Context, ControllerError, members, preflight};
+
+/// What the IDs of roll-outs begin with; the time in them tells how old an order is.
+const ROLL_OUT: &str = "pod";
+/// What the IDs of snapshots begin with.
+const SNAPSHOT: &str = "snapshot";
+/// How old the snapshot may be when the first member is restarted with another version, ms.
+const SNAPSHOT_HOLDS_MS: u64 = 3_600_000;
+
+/// What the spec wants.
+pub(crate) fn wanted(view: &View) -> Pod {
+    let spec = &view.cluster.spec;
+    let pod = spec.pod.clone().unwrap_or_default();
+    let resources = pod.resources.unwrap_or_default();
+    Pod {
+        image: format!("{}:v{}", view.repository, spec.plain_version()),
+        labels: pod.labels,
+        annotations: pod.annotations,
+        requests: resources.requests,
+        limits: resources.limits,
+    }
+}
+
+/// Of a member that is made now: what the spec wants, unless that is still to be rolled out; then what the one with the oldest version has. Of those
+/// that are well: once the last old one is gone the cluster has gone up, and takes no older one.
+pub(crate) fn of_new(view: &View) -> Pod {
+    let wanted = wanted(view);
+    let there =
+        view.seats().into_iter().filter(|m| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy));
+    let pods = there.filter_map(|m| {
+        let ordered = m.spec.seat.as_ref().map(|seat| &seat.pod);
+        m.status.as_ref().and_then(|s| s.pod.as_ref()).map(|status| &status.pod).or(ordered)
+    });
+    let others = pods.filter(|pod| **pod != wanted).min_by_key(|pod| version_of(&pod.image));
+    others.cloned().unwrap_or(wanted)
+}
+
+/// The version that a tag names, to be compared.
+fn version_of(image: &str) -> Option<Version> {
+    image.rsplit_once(":v").and_then(|(_, version)| parse(version))
+}
+
+fn parse(version: &str) -> Option<Version> {
+    Version::parse(version).ok()
+}
+
+fn minor(version: &Version) -> (u64, u64) {
+    (version.major, version.minor)
+}
+
+fn seat_and_status(member: &EtcdMember) -> Option<(&Seat, &PodStatus)> {
+    Some((member.spec.seat.as_ref()?, member.status.as_ref()?.pod.as_ref()?))
+}
+
+/// The order that its agent has not carried out.
+fn open(member: &EtcdMember) -> Option<&RollOut> {
+    let (seat, status) = seat_and_status(member)?;
+    seat.roll_out.as_ref().filter(|_| seat.pod != status.pod)
+}
+
+/// As the planner takes it.
+pub(crate) fn view(member: &EtcdMember, wanted: &Pod) -> RunsWith {
+    let Some((seat, status)) = seat_and_status(member) else {
+        // An agent from before it said so, or a seat that has no pod yet.
+        let is_as_wanted = member.spec.seat.as_ref().is_none_or(|seat| seat.pod == *wanted);
+        return if is_as_wanted { RunsWith::Current } else { RunsWith::Unknown };
+    };
+    // An order that was taken back may still be carried out by an agent that has not read that.
+    let is_unread = member.status.as_ref().and_then(|s| s.observed_generation) < member.metadata.generation;
+    match (status.runs, seat.roll_out.is_some()) {
+        (Some(false), _) | (_, true) => RunsWith::UnderWay,
+        (Some(true) | None, false) if status.pod == *wanted => RunsWith::Current,
+        (None, false) => RunsWith::Unknown,
+        (Some(true), false) if is_unread => RunsWith::UnderWay,
+        (Some(true), false) => RunsWith::Outdated,
+    }
+}
+
+/// When the pod that its agent has not replaced yet was ordered, ms.
+pub(crate) fn ordered_ms(member: &EtcdMember) -> Option<u64> {
+    open(member).and_then(|order| members::asked_at(ROLL_OUT, &order.id))
+}
+
+/// When the pod that is there now was ordered, ms, where the one before can be put back.
+pub(crate) fn replaced_ms(view: &View, member: &EtcdMember) -> Option<u64> {
+    let order = member.spec.seat.as_ref()?.roll_out.as_ref().filter(|_| open(member).is_none())?;
+    let before = order.before.as_ref()?;
+    let own = member_id(member);
+    let others = answering(view).filter(|(id, _)| Some(*id) != own).map(|(_, status)| status.version.as_str());
+    may_go_back(&version_of(&before.image)?, &version_of(&member.spec.seat.as_ref()?.pod.image)?, others)
+        .then(|| members::asked_at(ROLL_OUT, &order.id))?
+}
+
+/// A cluster's version is that of its oldest member, and goes up with it: its data may then be such that an older etcd cannot read it.
+fn may_go_back<'a>(before: &Version, now: &Version, mut others: impl Iterator<Item = &'a str>) -> bool {
+    minor(before) == minor(now) || others.any(|version| parse(version).is_some_and(|v| minor(&v) == minor(before)))
+}
+
+fn member_id(member: &EtcdMember) -> Option<MemberId> {
+    member.spec.seat.as_ref()?.order.member_id.as_deref()?.parse().ok()
+}
+
+/// The members that have said how they are.
+fn answering(view: &View) -> impl Iterator<Item = (MemberId, &MemberStatus)> {
+    view.etcd.iter().flat_map(|reading| &reading.members).filter_map(|(member, status)| Some((member.id, status.as_ref()?)))
+}
+
+/// Whether a member is well with the pod that its order has.
+fn is_well(view: &View, member: &EtcdMember) -> bool {
+    let (Some((seat, status)), Some(id)) = (seat_and_status(member), member_id(member)) else { return false };
+    let runs = seat.pod == status.pod && status.runs == Some(true);
+    let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
+    runs && keeper.is_some_and(|k| k.phase == "Running") && view.status_of(id).is_some_and(MemberStatus::is_healthy)
+}
+
+/// Puts orders right: one that is done with goes; so does one whose pod nobody wants any more, and what was asked for a roll-out that is over.
+/// Returns how many objects were written.
+pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, ControllerError> {
+    let wanted = wanted(view);
+    let is_over = rolled_back(view).is_some() || view.seats().into_iter().all(|m| self::view(m, &wanted) == RunsWith::Current);
+    let mut written = 0;
+    for member in view.seats() {
+        let Some((seat, status)) = seat_and_status(member) else { continue };
+        let done = seat.roll_out.is_some() && is_well(view, member);
+        // Set back, or taken back: what runs is what is wanted.
+        let undone = status.pod == wanted && status.runs != Some(false) && seat.pod != wanted;
+        let forgiven = seat.rolled_back.as_ref().is_some_and(|pod| *pod != wanted);
+        let stale =
+            seat.prove.as_ref().is_some_and(|image| is_over || *image != wanted.image) || is_over && seat.snapshot.is_some();
+        if !(done || undone || forgiven || stale) {
+            continue;
+        }
+        members::change(context, member, |spec| {
+            let Some(seat) = &mut spec.seat else { return };
+            if undone {
+                seat.pod.clone_from(&wanted);
+            }
+            if done || undone {
+                seat.roll_out = None;
+            }
+            if forgiven {
+                seat.rolled_back = None;
+            }
+            if stale {
+                (seat.prove, seat.snapshot) = (None, None);
+            }
+        })
+        .await?;
+        written += 1;
+    }
+    Ok(written)
+}
+
+/// Why what the spec wants must not be rolled out.
+pub(crate) fn refusal(view: &View) -> Option<String> {
+    let wanted = wanted(view);
+    if view.seats().into_iter().all(|member| self::view(member, &wanted) == RunsWith::Current) {
+        return None;
+    }
+    if view.repository.is_empty() {
+        return Some(preflight::NO_REPOSITORY.into());
+    }
+    if let Some(why) = preflight::of_pod(&wanted) {
+        return Some(why);
+    }
+    let versions: Vec<&str> = answering(view).map(|(_, status)| status.version.as_str()).collect();
+    skew(&versions, view.cluster.spec.plain_version())
+}
+
+/// Which versions may follow which: etcd's own rule is one minor version at a time, upwards.
+fn skew(running: &[&str], wanted: &str) -> Option<String> {
+    let Some(to) = parse(wanted) else {
+        return Some(format!("spec.version is {wanted}; it must be a version of etcd such as 3.6.16"));
+    };
+    let lowest = running.iter().filter_map(|version| parse(version)).min()?;
+    let (runs, rises) = (minor(&lowest), (lowest.major, lowest.minor + 1));
+    if to < OLDEST_BOOT {
+        Some(format!("spec.version is {wanted}; the oldest that the operator runs is {OLDEST_BOOT}"))
+    } else if minor(&to) < runs {
+        Some(format!(
+            "spec.version is {wanted}, and all members run {lowest} or later: etcd's data is that of {}.{} by now, which an older etcd does not read, and the operator cannot have it converted; set spec.version to {}.{}.x",
+            runs.0, runs.1, runs.0, runs.1
+        ))
+    } else if minor(&to) > rises {
+        Some(format!(
+            "spec.version is {wanted}, and a member runs {lowest}: etcd goes up by one minor version at a time; set spec.version to {}.{}.x first",
+            rises.0, rises.1
+        ))
+    } else {
+        let is_rise = minor(&to) == rises;
+        (is_rise && lowest < OLDEST_BOOT).then(|| {
+            format!("spec.version is {wanted}, and a member runs {lowest}: set spec.version to {OLDEST_BOOT} or a later patch of it first")
+        })
+    }
+}
+
+/// What did not come up and was taken back, where the spec still wants it.
+pub(crate) fn rolled_back(view: &View) -> Option<String> {
+    let wanted = wanted(view);
+    let member =
+        view.seats().into_iter().find(|m| m.spec.seat.as_ref().is_some_and(|s| s.rolled_back.as_ref() == Some(&wanted)))?;
+    Some(format!(
+        "etcd on {} did not come up with {} and what else the spec says of the pod, and was given back what it had; no other member is tried: see the pod's log, then set spec.version, repository and pod to something else, or back and anew to have the same tried again",
+        member.spec.node_name, wanted.image
+    ))
+}
+
+/// What is there of that which must be before the first member is restarted with another image.
+pub(crate) fn preparation(view: &View, memory: &Memory) -> Preparation {
+    let wanted = wanted(view);
+    let outdated = || {
+        view.seats().into_iter().filter_map(|m| Some((m, seat_and_status(m)?))).filter(|(_, (_, s))| s.pod.image != wanted.image)
+    };
+    if outdated().next().is_none() {
+        return Preparation::Ready;
+    }
+    if outdated().any(|(_, (seat, _))| seat.prove.as_ref() != Some(&wanted.image)) {
+        return Preparation::NotAsked;
+    }
+    let mut missing = Vec::new();
+    for (member, _) in outdated() {
+        let node = &member.spec.node_name;
+        let said = member.status.as_ref().and_then(|s| s.proof.as_ref()).filter(|proof| proof.image == wanted.image);
+        match said {
+            None => missing.push(format!("{node} has not run {} yet (pod proof-etcd-{}-{node})", wanted.image, view.name())),
+            Some(proof) if proof.version.is_empty() => {
+                return Preparation::Failed { why: format!("{} cannot be run on {node}: {}", wanted.image, proof.message) };
+            }
+            Some(proof) if proof.version != view.cluster.spec.plain_version() => {
+                return Preparation::Failed { why: format!("{} holds etcd {} on {node}", wanted.image, proof.version) };
+            }
+            Some(_) => {}
+        }
+    }
+    if needs_snapshot(view) {
+        match snapshot_asked(view) {
+            None => return Preparation::NotAsked,
+            Some((member, id)) => {
+                let taken = member.status.as_ref().and_then(|s| s.snapshot.as_ref()).is_some_and(|taken| taken.id == *id);
+                if !taken {
+                    let why = member.status.as_ref().map(|s| s.problem_message.as_str()).unwrap_or_default();
+                    missing.push(format!("{} has not taken its snapshot yet {why}", member.spec.node_name));
+                }
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Preparation::Ready;
+    }
+    Preparation::Pending {
+        missing: missing.join("; ").trim_end().to_owned(),
+        since_ms: memory.preparing_since.unwrap_or(view.now_ms),
+    }
+}
+
+/// Another version, which no member runs yet.
+fn needs_snapshot(view: &View) -> bool {
+    answering(view).all(|(_, status)| status.version != view.cluster.spec.plain_version())
+}
+
+/// A snapshot that was asked for lately, of a member that is well.
+fn snapshot_asked<'a>(view: &'a View) -> Option<(&'a EtcdMember, &'a String)> {
+    let is_new = |id: &str| members::asked_at(SNAPSHOT, id).is_some_and(|at| view.now_ms.saturating_sub(at) <= SNAPSHOT_HOLDS_MS);
+    let is_up = |m: &EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy);
+    let asked = |m: &'a EtcdMember| Some((m, m.spec.seat.as_ref()?.snapshot.as_ref()?));
+    view.seats().into_iter().filter(|m| is_up(m)).filter_map(asked).find(|(_, id)| is_new(id))
+}
+
+/// Since when something is missing.
+pub(crate) fn note_preparing(view: &View, memory: &mut Memory) {
+    memory.preparing_since = match preparation(view, memory) {
+        Preparation::Pending { since_ms, .. } => Some(since_ms),
+        Preparation::Ready | Preparation::NotAsked | Preparation::Failed { .. } => None,
+    };
+}
+
+/// Asks for what is missing.
+pub(crate) async fn prepare(context: &Context, view: &View) -> Result<(), ControllerError> {
+    let wanted = wanted(view);
+    let leads = |m: &EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_none_or(|s| s.leader == Some(s.member_id));
+    let is_up = |m: &&EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy);
+    let needs_snapshot = needs_snapshot(view) && snapshot_asked(view).is_none();
+    // Of a follower, where there is one: the leader has enough to do.
+    let source = view
+        .seats()
+        .into_iter()
+        .filter(is_up)
+        .min_by_key(|m| (!is_fresh(m), leads(m), &m.spec.node_name))
+        .filter(|_| needs_snapshot);
+    for member in view.seats() {
+        let Some((_, status)) = seat_and_status(member) else { continue };
+        let is_source = source.is_some_and(|source| source.spec.node_name == member.spec.node_name);
+        let snapshot = members::ask(SNAPSHOT, view.now_ms);
+        members::change(context, member, |spec| {
+            let Some(seat) = &mut spec.seat else { return };
+            if status.pod.image != wanted.image {
+                seat.prove = Some(wanted.image.clone());
+            }
+            if needs_snapshot {
+                seat.snapshot = is_source.then(|| snapshot.clone());
+            }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// The order to put what the spec wants in the place of the pod that runs; `None` = that is what runs.
+pub(crate) fn order(view: &View, member: &EtcdMember, overruled: bool) -> Option<(Pod, RollOut)> {
+    let wanted = wanted(view);
+    let (_, status) = seat_and_status(member).filter(|(_, status)| status.pod != wanted)?;
+    let id = members::ask(ROLL_OUT, view.now_ms);
+    Some((wanted, RollOut { id, overruled, before: Some(status.pod.clone()) }))
+}
+
+/// No other pod after all: the one that runs stays.
+pub(crate) fn call_off(seat: &mut Seat) {
+    if let Some(before) = seat.roll_out.take().and_then(|order| order.before) {
+        seat.pod = before;
+    }
+}
+
+/// Puts the pod back that was there before. Not where the others are no quorum meanwhile: it may have come up after all.
+pub(crate) async fn roll_back(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
+    let Some(member) = view.member_of(&node.0) else { return Ok(()) };
+    let id = members::ask(ROLL_OUT, view.now_ms);
+    members::change(context, member, |spec| {
+        let Some(seat) = &mut spec.seat else { return };
+        let Some(before) = seat.roll_out.as_ref().and_then(|order| order.before.clone()) else { return };
+        seat.rolled_back = Some(std::mem::replace(&mut seat.pod, before));
+        seat.roll_out = Some(RollOut { id: id.clone(), overruled: false, before: None });
+    })
+    .await
+    .map(drop)
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+mod tests;

@@ -1,0 +1,92 @@
+use etcd_operator_api::member::{EtcdMemberStatus, Role};
+
+use super::*;
+
+fn pod(version: &str) -> Pod {
+    Pod { image: format!("registry.example/etcd:v{version}"), ..Pod::default() }
+}
+
+/// A member whose order has `ordered`, on whose node the manifest is of `there`.
+fn member(ordered: &str, there: &str, runs: Option<bool>, roll_out: Option<&str>) -> EtcdMember {
+    let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
+    let seat = serde_json::json!({"image": pod(ordered).image, "probePort": 1, "order": {"sequence": 1, "run": "Run",
+        "memberName": "cp1-1", "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1}});
+    member.spec.seat = Some(serde_json::from_value(seat).unwrap());
+    let order = |id: &str| RollOut { id: id.into(), overruled: false, before: Some(pod("3.6.16")) };
+    member.spec.seat.as_mut().unwrap().roll_out = roll_out.map(order);
+    let status = PodStatus { pod: pod(there), runs, message: String::new() };
+    member.metadata.generation = Some(1);
+    member.status = Some(EtcdMemberStatus { pod: Some(status), observed_generation: Some(1), ..EtcdMemberStatus::default() });
+    member
+}
+
+#[test]
+fn what_the_pod_runs_counts_unless_another_is_ordered() {
+    use RunsWith::{Current, Outdated, UnderWay, Unknown};
+    let (old, new) = ("3.6.16", "3.6.17");
+    let seen = |ordered, there, runs, roll_out| view(&member(ordered, there, runs, roll_out), &pod(new));
+    assert_eq!(seen(new, new, Some(true), None), Current);
+    assert_eq!(seen(new, new, None, None), Current);
+    assert_eq!(seen(old, old, Some(true), None), Outdated);
+    // Ordered; brought, and not there yet; there, and not seen to be well.
+    assert_eq!(seen(new, old, Some(true), Some("pod-1-x")), UnderWay);
+    assert_eq!(seen(new, new, Some(false), Some("pod-1-x")), UnderWay);
+    assert_eq!(seen(new, new, Some(true), Some("pod-1-x")), UnderWay);
+    // Taken back, but the kubelet may still be at it.
+    assert_eq!(seen(old, new, Some(false), None), UnderWay);
+    // A keeper that does not say what it runs in is handed over first: else its restart could come while the next one is down.
+    assert_eq!(seen(old, old, None, None), Unknown);
+    // An agent from before there were roll-outs.
+    let mut silent = member(old, old, None, None);
+    silent.status = None;
+    assert_eq!((view(&silent, &pod(new)), view(&silent, &pod(old))), (Unknown, Current));
+    // One that has not read what its order is now may still bring the one before.
+    let mut behind = member(old, old, Some(true), None);
+    behind.metadata.generation = Some(2);
+    assert_eq!(view(&behind, &pod(new)), UnderWay);
+}
+
+#[test]
+fn an_order_is_open_until_the_manifest_is_of_it() {
+    assert_eq!(ordered_ms(&member("3.6.17", "3.6.16", Some(true), Some("pod-3e8-x"))), Some(1_000));
+    assert_eq!(ordered_ms(&member("3.6.17", "3.6.17", Some(false), Some("pod-3e8-x"))), None);
+    assert_eq!(ordered_ms(&member("3.6.16", "3.6.16", Some(true), None)), None);
+}
+
+#[test]
+fn taken_back_the_pod_is_the_one_before() {
+    let mut seat = member("3.6.17", "3.6.16", Some(true), Some("pod-1-x")).spec.seat.unwrap();
+    call_off(&mut seat);
+    assert_eq!((seat.pod.clone(), seat.roll_out.clone()), (pod("3.6.16"), None));
+    call_off(&mut seat);
+    assert_eq!(seat.pod, pod("3.6.16"));
+}
+
+#[test]
+fn versions_go_up_by_one_minor_and_down_only_where_the_cluster_has_not_gone_up() {
+    assert_eq!(skew(&["3.6.16", "3.6.16", "3.6.16"], "3.6.17"), None);
+    assert_eq!(skew(&["3.6.17", "3.6.17"], "3.6.16"), None, "a patch back");
+    assert_eq!(skew(&["3.5.33"; 3], "3.6.16"), None);
+    assert_eq!(skew(&["3.6.16", "3.5.33", "3.6.16"], "3.6.17"), None, "in the middle of it");
+    assert_eq!(skew(&["3.6.16", "3.5.33", "3.6.16"], "3.5.33"), None, "the cluster is a 3.5 as long as one member is");
+    assert_eq!(skew(&["3.6.16"; 3], "3.7.1"), None);
+    let refused = |running: &[&str], wanted| skew(running, wanted).unwrap();
+    assert!(refused(&["3.5.33"; 3], "3.7.1").contains("set spec.version to 3.6.x first"));
+    assert!(refused(&["3.7.1", "3.5.33"], "3.7.1").contains("3.6.x first"));
+    assert!(refused(&["3.6.16"; 3], "3.5.33").contains("set spec.version to 3.6.x"));
+    assert!(refused(&["3.6.16"; 3], "4.0.0").contains("3.7.x first"));
+    assert!(refused(&["3.5.21"; 3], "3.6.16").contains("3.5.26 or a later patch of it first"));
+    assert!(refused(&["3.5.33"; 3], "3.5.9").contains("oldest"));
+    assert!(refused(&["3.5.33"; 3], "latest").contains("such as 3.6.16"));
+    assert_eq!(skew(&[], "3.6.16"), None, "nobody answers: no restart either");
+}
+
+#[test]
+fn the_pod_before_is_put_back_only_where_its_etcd_can_still_read_the_data() {
+    let version = |text: &str| Version::parse(text).unwrap();
+    let back = |before, now, others: &[&str]| may_go_back(&version(before), &version(now), others.iter().copied());
+    assert!(back("3.6.16", "3.6.17", &[]));
+    assert!(back("3.5.33", "3.6.17", &["3.6.17", "3.5.33"]));
+    assert!(!back("3.5.33", "3.6.17", &["3.6.17", "3.6.17"]), "with the last one the cluster has gone up");
+    assert!(!back("3.5.33", "3.6.17", &[]));
+}
