@@ -2,9 +2,12 @@
 //! image for it, and keeps it as long as the pod is there.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use etcd_operator_api::member::ProofStatus;
+use etcd_operator_etcd::wal;
 use etcd_operator_keeper::contract::Proof;
+use etcd_operator_keeper::render::EtcdVersion;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -38,9 +41,30 @@ pub(crate) fn status(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Re
     let proof: Option<Proof> = files::read_json(&args.paths(cluster).proof())?;
     // Of an earlier image it says nothing.
     Ok(proof.filter(|proof| proof.image == image).map(|Proof { image, version }| match version {
-        Ok(version) => ProofStatus { image, version, message: String::new() },
-        Err(message) => ProofStatus { image, version: String::new(), message },
+        Ok(version) => ProofStatus { image, version, message: String::new(), reads_log: None },
+        Err(message) => ProofStatus { image, version: String::new(), message, reads_log: None },
     }))
+}
+
+/// From which version on etcd cannot read what 3.5 has written to its log.
+const NO_V2: (u32, u32) = (3, 7);
+
+/// Whether the etcd of this version reads a member's log.
+pub(crate) async fn reads_log(version: String, data_dir: PathBuf) -> Result<bool, String> {
+    let is_new = EtcdVersion::of_state(&version).is_some_and(|v| (v.major, v.minor) >= NO_V2);
+    if !is_new {
+        return Ok(true);
+    }
+    let look = move || wal::has_v2_requests(&data_dir.join("member/wal"));
+    let seen = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+    seen.map(|has| !has).map_err(|error| format!("looking through the log: {error}"))
+}
+
+/// Name of a member's newest snapshot of its own: what is before it in the log is not read any more.
+pub(crate) fn newest_snapshot(data_dir: &Path) -> String {
+    let names = std::fs::read_dir(data_dir.join("member/snap")).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| name.ends_with(".snap"));
+    names.max().unwrap_or_default()
 }
 
 fn render(args: &AgentArgs, cluster: &str, image: &str) -> Result<String, Problem> {

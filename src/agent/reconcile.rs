@@ -46,6 +46,7 @@ pub(crate) struct Memory {
     boot: Boot,
     preflight: Job<PreflightStatus>,
     snapshot: Job<SnapshotStatus>,
+    reads_log: Job<bool>,
     api_servers: Option<ApiServersSeen>,
 }
 
@@ -66,6 +67,7 @@ impl Memory {
             boot: Boot::default(),
             preflight: Job::default(),
             snapshot: Job::default(),
+            reads_log: Job::default(),
             api_servers: None,
         }
     }
@@ -118,6 +120,7 @@ impl Memory {
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);
         self.snapshot(member, &place, &mut status, &mut seen.problems);
+        self.reads_log(member, &mut status, &mut seen.problems);
         explain(&mut status, &seen.problems);
         status
     }
@@ -172,6 +175,22 @@ impl Memory {
                 status.own = sockets::own(&all, &addresses(&member.spec.count_own), self.agent.args.controller_uid, &inodes);
             }
             Err(problem) => problems.push(problem),
+        }
+    }
+
+    /// Whether the etcd that was proven reads the log of this node's own member. Looked at again when that begins with another snapshot.
+    fn reads_log(&self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
+        let (Some(seat), Some(proof)) = (&member.spec.seat, &mut status.proof) else { return };
+        if proof.version.is_empty() {
+            return;
+        }
+        let data_dir = self.agent.args.paths(&member.spec.cluster_name).member(&seat.order.member_name);
+        let id = format!("{} {}", proof.version, proof::newest_snapshot(&data_dir));
+        self.reads_log.want(&self.agent, &id, &self.changed, || proof::reads_log(proof.version.clone(), data_dir));
+        match self.reads_log.outcome(&id) {
+            Some(Ok(reads)) => proof.reads_log = Some(reads),
+            Some(Err(why)) => problems.push(Problem::new(Reason::NodeFiles, why)),
+            None => {}
         }
     }
 

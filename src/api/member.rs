@@ -391,6 +391,9 @@ pub struct ProofStatus {
     /// Why that failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Whether it can read the log of this node's member; absent while that has not been looked at.
+    #[serde(default, rename = "readsLog", skip_serializing_if = "Option::is_none")]
+    pub reads_log: Option<bool>,
 }
 
 /// An API server on a node.

@@ -240,7 +240,11 @@ pub(crate) fn preparation(view: &View, memory: &Memory) -> Preparation {
             Some(proof) if proof.version != view.cluster.spec.plain_version() => {
                 return Preparation::Failed { why: format!("{} holds etcd {} on {node}", wanted.image, proof.version) };
             }
-            Some(_) => {}
+            Some(proof) => match proof.reads_log {
+                Some(true) => {}
+                Some(false) => missing.push(format!("the log on {node} holds requests that etcd 3.5 wrote, which {} cannot read: they go with etcd's own next snapshot, after 10,000 writes at most", proof.version)),
+                None => missing.push(format!("the log on {node} is still to be looked through")),
+            },
         }
     }
     if needs_snapshot(view) {

@@ -261,6 +261,61 @@ pub fn last_index(wal_dir: &Path) -> Result<u64, WalError> {
     Ok(snapshot)
 }
 
+/// Whether a log holds requests that only an etcd before 3.7 can read, after its last snapshot: 3.5 and older wrote some of their own (a member's name, the cluster's
+/// version) in the form of the v2 API, and 3.7 panics on them when it replays its log ("unmarshal should never fail", seen with 3.7.3). etcd 3.6 writes none.
+///
+/// # Errors
+/// When a record other than the last one of the last segment is damaged.
+pub fn has_v2_requests(wal_dir: &Path) -> Result<bool, WalError> {
+    let list = list(wal_dir)?;
+    let newest = list.len().saturating_sub(1);
+    let (mut snapshot, mut last) = (0, None);
+    for (at, (_, path)) in list.iter().enumerate() {
+        let mut segment = Segment::open(path, None)?;
+        loop {
+            let record = match segment.next()? {
+                Next::Record(record) => record,
+                Next::End => break,
+                Next::Torn(_) if at == newest => break,
+                Next::Torn(why) => return Err(segment.corrupt(why)),
+            };
+            let data = record.data.as_slice();
+            match record.kind {
+                ENTRY => {
+                    let entry = Request::decode(data).map_err(|_| segment.corrupt("an entry cannot be decoded"))?;
+                    if entry.kind == NORMAL && is_v2(&entry.data) {
+                        last = Some(entry.index);
+                    }
+                }
+                SNAPSHOT => {
+                    let mark = SnapshotMark::decode(data).map_err(|_| segment.corrupt("a snapshot mark cannot be decoded"))?;
+                    snapshot = snapshot.max(mark.index);
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(last.is_some_and(|index| index > snapshot))
+}
+
+/// `raftpb.EntryNormal`.
+const NORMAL: i32 = 0;
+
+/// Whether a request is one of the v2 API. Field 2 is `InternalRaftRequest.v2` or, in a bare `etcdserverpb.Request`, the method; nothing else has it.
+fn is_v2(mut request: &[u8]) -> bool {
+    use prost::encoding::{DecodeContext, decode_key, skip_field};
+    while !request.is_empty() {
+        let Ok((tag, wire_type)) = decode_key(&mut request) else { return false };
+        if tag == 2 {
+            return true;
+        }
+        if skip_field(wire_type, tag, &mut request, DecodeContext::default()).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
 /// The last segment of a log: the one that a running etcd holds a lock on.
 ///
 /// # Errors
@@ -434,6 +489,17 @@ struct Entry {
     term: u64,
     #[prost(uint64, tag = "3")]
     index: u64,
+}
+
+/// The same message, with what it asks for.
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Request {
+    #[prost(int32, tag = "1")]
+    kind: i32,
+    #[prost(uint64, tag = "3")]
+    index: u64,
+    #[prost(bytes = "vec", tag = "4")]
+    data: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

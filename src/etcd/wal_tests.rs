@@ -204,3 +204,31 @@ fn empty_is_what_holds_no_file() {
     fs::write(dir.path().join("member/snap/0000000000000002-0000000000000005.snap"), b"x").unwrap();
     assert!(matches!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::Strange(_))));
 }
+
+#[test]
+fn requests_of_the_v2_api_are_found_after_the_last_snapshot_only() {
+    let request = |index, data: &[u8]| Request { kind: 0, index, data: data.to_vec() };
+    // `etcdserverpb.Request { ID: 7, Method: "PUT", Path: "/0" }`; `InternalRaftRequest { header: { ID: 7 }, put: {} }`.
+    let v2 = [&[0x08, 7, 0x12, 3][..], b"PUT", &[0x1a, 2], b"/0"].concat();
+    let v3 = [0x22, 0, 0xa2, 0x06, 2, 0x08, 7];
+    let wal = |entries: &[(u64, &[u8])], snapshot| {
+        let mut writer = Writer::after(0);
+        writer.record(SNAPSHOT, &SnapshotMark { index: 0, term: 0 });
+        for (index, data) in entries {
+            writer.record(ENTRY, &request(*index, data));
+        }
+        writer.record(SNAPSHOT, &SnapshotMark { index: snapshot, term: 1 });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("0000000000000000-0000000000000000.wal"), writer.preallocated()).unwrap();
+        has_v2_requests(dir.path()).unwrap()
+    };
+    assert!(wal(&[(1, &v2), (2, &v3)], 0));
+    assert!(!wal(&[(1, &v2), (2, &v3)], 1));
+    assert!(!wal(&[(1, &v3), (2, &[])], 0));
+    // A change of the membership holds no request.
+    let mut writer = Writer::after(0);
+    writer.record(ENTRY, &Request { kind: 1, index: 1, data: v2.clone() });
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("0000000000000000-0000000000000000.wal"), writer.preallocated()).unwrap();
+    assert!(!has_v2_requests(dir.path()).unwrap());
+}

@@ -32,6 +32,14 @@ pub fn etcd_bin(name: &str) -> PathBuf {
 }
 
 /// The example, which cargo has built beside this test.
+/// An etcd of another minor version: `etcd-3.5`, `etcd-3.7`.
+pub fn other_etcd(what: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bed/go/build.sh");
+    let built = Command::new(script).arg(what).stderr(Stdio::inherit()).output().unwrap();
+    assert!(built.status.success(), "{what} was not built");
+    Path::new(String::from_utf8_lossy(&built.stdout).trim()).join("etcd")
+}
+
 pub fn keeper_bin() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join("keeper");
@@ -193,7 +201,13 @@ impl Bed {
 
     /// A node whose keeper runs a new cluster of one member.
     pub fn bootstrapped(&self, name: &str) -> Node {
+        self.bootstrapped_with(name, etcd_bin("etcd"))
+    }
+
+    /// The same, with another etcd.
+    pub fn bootstrapped_with(&self, name: &str, etcd: PathBuf) -> Node {
         let mut node = self.node(name);
+        node.etcd = etcd;
         node.order.permission = Some(Permission { id: format!("boot-{name}"), kind: PermissionKind::Bootstrap });
         node.write_order();
         node.start_keeper();
@@ -245,6 +259,8 @@ pub struct Node {
     pub keeper: Option<Child>,
     /// What is started as the keeper.
     pub program: PathBuf,
+    /// The image's etcd.
+    pub etcd: PathBuf,
     log: PathBuf,
     env: Vec<(String, String)>,
 }
@@ -292,6 +308,7 @@ impl Node {
             probe_port: port(),
             keeper: None,
             program: keeper_bin(),
+            etcd: etcd_bin("etcd"),
             env,
         }
     }
@@ -322,7 +339,7 @@ impl Node {
 
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(&self.paths.dir).arg(&self.paths.data).arg(etcd_bin("etcd")).arg(self.probe_port.to_string());
+        command.arg(&self.paths.dir).arg(&self.paths.data).arg(&self.etcd).arg(self.probe_port.to_string());
         command.envs(self.env.clone());
         command
     }

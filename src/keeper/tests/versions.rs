@@ -1,0 +1,112 @@
+//! Members go from one minor version of etcd to the next, one at a time, and back as long as the cluster has not gone up.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{Bed, Node, etcd_bin, other_etcd, wait_for};
+use etcd_operator_etcd::client::{EtcdClient, Tls};
+use etcd_operator_etcd::wal;
+use etcd_operator_keeper::contract::Phase;
+
+/// Another image: the pod ends, and begins anew with it.
+fn restart_with(node: &mut Node, etcd: &Path) {
+    node.stop_keeper();
+    node.etcd = etcd.to_owned();
+    node.start_keeper();
+    node.wait_phase(Phase::Running, "Listed");
+    node.wait_ready();
+}
+
+fn put(bed: &Bed, through: &Node, key: &str) {
+    wait_for("a write", || through.log(), || bed.try_etcdctl(&through.client(), &["put", key, "value"]).ok());
+}
+
+/// So many writes: etcd 3.6 takes a snapshot after 10,000.
+fn put_many(node: &Node, count: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (url, pki) = (node.client(), node.paths.pki());
+    runtime.block_on(async move {
+        let client = std::sync::Arc::new(EtcdClient::new(&url, &Tls::read(&pki).unwrap()).await.unwrap());
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..count {
+            if tasks.len() >= 100 {
+                tasks.join_next().await.unwrap().unwrap();
+            }
+            let client = client.clone();
+            tasks.spawn(async move { client.put(&format!("many-{n}"), b"x".to_vec(), Duration::from_secs(30)).await.unwrap() });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    });
+}
+
+/// Each member has all that was written.
+fn have(bed: &Bed, nodes: &[Node], keys: &[String]) {
+    for node in nodes {
+        for key in keys {
+            let read = bed.etcdctl(&node.client(), &["get", key]);
+            assert_eq!(read["count"], 1, "{key} on {}: {read}", node.name);
+        }
+    }
+}
+
+fn versions(bed: &Bed, nodes: &[Node]) -> Vec<String> {
+    let of =
+        |node: &Node| bed.etcdctl(&node.client(), &["endpoint", "status"])[0]["Status"]["version"].as_str().unwrap().to_owned();
+    nodes.iter().map(of).collect()
+}
+
+#[test]
+fn three_members_go_from_3_5_to_3_6_to_3_7_and_back_while_the_cluster_has_not_gone_up() {
+    let (old, middle, new) = (other_etcd("etcd-3.5"), etcd_bin("etcd"), other_etcd("etcd-3.7"));
+    let bed = Bed::new();
+    let first = bed.bootstrapped_with("cp1", old.clone());
+    let mut nodes = vec![first];
+    for name in ["cp2", "cp3"] {
+        let mut node = bed.node(name);
+        node.etcd = old.clone();
+        node.write_order();
+        node.start_keeper();
+        let through = nodes[0].client();
+        node.join(&bed, &through);
+        bed.promote(&through, &node.member_id());
+        node.wait_ready();
+        nodes.push(node);
+    }
+    let mut keys = Vec::new();
+    let mut step = |bed: &Bed, nodes: &mut [Node], n: usize, etcd: &Path| {
+        restart_with(&mut nodes[n], etcd);
+        let key = format!("key-{}", keys.len());
+        put(bed, &nodes[(n + 1) % 3], &key);
+        keys.push(key);
+        have(bed, nodes, &keys);
+    };
+    // Two go up, and come back: the third one has kept the cluster at 3.5.
+    for (n, etcd) in [(1, &middle), (2, &middle), (2, &old), (1, &old)] {
+        step(&bed, &mut nodes, n, etcd);
+    }
+    assert!(versions(&bed, &nodes).iter().all(|version| version.starts_with("3.5.")));
+    let snapshots = |nodes: &[Node]| nodes.iter().all(|node| !wal::has_v2_requests(&node.data_dir().join("member/wal")).unwrap());
+    for (etcd, minor) in [(&middle, "3.6."), (&new, "3.7.")] {
+        if minor == "3.7." {
+            // What 3.5 has written 3.7 could not read. It goes with a snapshot.
+            assert!(!snapshots(&nodes), "nothing of 3.5 is left, so that nothing is shown here");
+            put_many(&nodes[0], 10_100);
+            wait_for("a snapshot of each", String::new, || snapshots(&nodes).then_some(()));
+        }
+        for n in [1, 2, 0] {
+            step(&bed, &mut nodes, n, etcd);
+        }
+        assert!(versions(&bed, &nodes).iter().all(|version| version.starts_with(minor)));
+    }
+    // With that, what the planner refuses is what etcd would refuse.
+    nodes[1].stop_keeper();
+    nodes[1].etcd = old;
+    nodes[1].start_keeper();
+    nodes[1].wait_phase(Phase::Waiting, "EtcdExited");
+}
