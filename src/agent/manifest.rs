@@ -5,9 +5,9 @@
 //! copy back when somebody edits or removes the file (F31).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use etcd_operator_api::member::{Pod, PodStatus, Seat};
+use etcd_operator_api::member::{Pod, PodStatus, RunSpec, Seat};
 use etcd_operator_keeper::contract::{KEEPER_POD, Paths};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EnvVar, HTTPGetAction, HostPathVolumeSource, Pod as RenderedPod, PodSpec, Probe,
@@ -81,7 +81,8 @@ pub(crate) enum Replace {
     Yes,
 }
 
-/// Writes the manifest if it is missing, edited, or its inputs changed and that may be. Returns whether it wrote.
+/// Writes the manifest if it is missing, edited, or its inputs changed and that may be. Returns whether it wrote. `running` is what the keeper
+/// that runs was started from, where it says so.
 pub(crate) fn apply(
     args: &AgentArgs,
     cluster: &str,
@@ -92,24 +93,38 @@ pub(crate) fn apply(
     let (here, node) = (args.paths(cluster), args.node_paths(cluster));
     let inputs = Inputs::of(args, cluster, &seat.pod, seat.probe_port, &node);
     let digest = digest(&inputs)?;
-    let mut waits = false;
-    let text = match copy(args, cluster)? {
-        Some(copy) if copy.digest == digest => copy.text,
-        // Back to what runs: nothing is replaced.
-        Some(copy) if replace == Replace::No && running != Some(digest.as_str()) => {
-            waits = seat.roll_out.is_none();
-            copy.text
-        }
-        Some(_) | None => {
-            files::make_dir(&notes(&here), 0o700)?;
-            let text = render(&inputs, &digest, &seed(&here)?)?;
-            files::write(&notes(&here).join(COPY), text.as_bytes(), files::SECRET)?;
-            text
-        }
+    let path = path(args, cluster);
+    let (copy, lies) = (copy(args, cluster)?, on_disk(args, cluster)?);
+    let is_of = |copy: &&Copy| copy.digest == digest;
+    // Nothing is replaced by what runs, nor by what lies there already; nor where nothing has ever been.
+    let is_there = lies.as_ref().is_some_and(|lies| lies.digest == digest) || running == Some(digest.as_str());
+    let unknown_runs = running.is_none() && copy.as_ref().is_some_and(|copy| copy.digest == digest);
+    // What was taken back would else come with etcd's next end by itself.
+    let is_asked_for = seat.roll_out.is_some() || seat.order.run == RunSpec::Wait;
+    let may_be = match replace {
+        Replace::No => copy.is_none(),
+        Replace::Idle => copy.is_none() || is_asked_for,
+        Replace::Yes => true,
     };
-    let wrote =
-        files::write_if_changed(&args.static_pods().join(format!("etcd-{cluster}.yaml")), text.as_bytes(), files::SECRET)?;
-    if waits {
+    if is_there || unknown_runs || may_be {
+        files::make_dir(&notes(&here), 0o700)?;
+        // Other renderers of the same inputs made another text: it stays.
+        let known = copy.as_ref().filter(is_of).or(lies.as_ref().filter(is_of));
+        let text = match known {
+            Some(known) => known.text.clone(),
+            None => render(&inputs, &digest, &seed(&here)?)?,
+        };
+        files::write_if_changed(&notes(&here).join(COPY), text.as_bytes(), files::SECRET)?;
+        return files::write_if_changed(&path, text.as_bytes(), files::SECRET);
+    }
+    // Restored, if it is of the pod that runs.
+    let wrote = match &copy {
+        Some(copy) if running.is_none_or(|running| running == copy.digest) => {
+            files::write_if_changed(&path, copy.text.as_bytes(), files::SECRET)?
+        }
+        Some(_) | None => false,
+    };
+    if seat.roll_out.is_none() {
         return Err(Problem::new(
             Reason::NotRolledOut,
             "spec.seat's image, resources, labels or annotations differ from those of the pod that runs, which keeps its own: they need the controller's order (spec.seat.rollOut)",
@@ -118,9 +133,24 @@ pub(crate) fn apply(
     Ok(wrote)
 }
 
+fn path(args: &AgentArgs, cluster: &str) -> PathBuf {
+    args.static_pods().join(format!("etcd-{cluster}.yaml"))
+}
+
+/// What the kubelet finds there, if it is one of ours.
+fn on_disk(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
+    let text = files::read(&path(args, cluster))?;
+    Ok(text.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
+}
+
 /// What the manifest is made from, and whether the pod that runs is: `running` is what its keeper says.
 pub(crate) fn status(args: &AgentArgs, cluster: &str, running: Option<&str>) -> Result<Option<PodStatus>, Problem> {
-    Ok(copy(args, cluster)?.map(|copy| PodStatus {
+    // What was removed by hand is about to be restored.
+    let there = match on_disk(args, cluster)? {
+        Some(there) => Some(there),
+        None => copy(args, cluster)?,
+    };
+    Ok(there.map(|copy| PodStatus {
         runs: if copy.says_so { running.map(|digest| digest == copy.digest) } else { Some(true) },
         pod: copy.pod,
         message: String::new(),
@@ -158,7 +188,7 @@ fn read(text: String) -> Option<Copy> {
 
 /// Takes the manifest away; the copy stays. Returns whether there was one.
 pub(crate) fn remove(args: &AgentArgs, cluster: &str) -> Result<bool, Problem> {
-    let path = args.static_pods().join(format!("etcd-{cluster}.yaml"));
+    let path = path(args, cluster);
     match std::fs::remove_file(&path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -389,9 +419,27 @@ mod tests {
         // Taken back before the kubelet has seen it: what runs is not replaced by it.
         assert!(apply(&old, Some(&digest), Replace::No).unwrap());
         assert_eq!(status(Some(&digest)).runs, Some(true));
+        // Where no etcd runs only what is ordered replaces it: what was taken back would else come by itself.
         assert!(apply(&seat, None, Replace::Idle).unwrap());
+        assert!(apply(&old, Some(&digest), Replace::No).unwrap());
+        seat.roll_out = None;
+        assert_eq!(apply(&seat, Some(&digest), Replace::Idle).unwrap_err().reason, Reason::NotRolledOut);
+        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None });
+        // The agent wrote its copy and no more, as its disk was full or its power went: that is no leave to go on unasked.
+        let text = render_of(&args, &seat);
+        std::fs::write(&copy, &text).unwrap();
+        assert!(!apply(&seat, Some(&digest), Replace::No).unwrap());
+        assert_eq!(status(Some(&digest)).pod, old.pod);
+        assert!(apply(&seat, Some(&digest), Replace::Yes).unwrap());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
         let names: Vec<_> = std::fs::read_dir(&args.static_pod_path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["etcd-kube-etcd.yaml"], "each other name would be a pod");
+    }
+
+    fn render_of(args: &AgentArgs, seat: &Seat) -> String {
+        let node = args.node_paths("kube-etcd");
+        let inputs = Inputs::of(args, "kube-etcd", &seat.pod, seat.probe_port, &node);
+        render(&inputs, &digest(&inputs).unwrap(), &seed(&args.paths("kube-etcd")).unwrap()).unwrap()
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::files;
 use crate::manifest::{ETCD, directory, security};
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
+use crate::validate::allow_image;
 
 /// Label with the cluster's name; not the members' own, by which they are counted.
 const CLUSTER: &str = "etcd.database.coreos.com/proof-of";
@@ -22,13 +23,15 @@ const CLUSTER: &str = "etcd.database.coreos.com/proof-of";
 /// Has the image proven, or ends that where none is asked for.
 pub(crate) fn apply(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Result<(), Problem> {
     let manifest = args.static_pods().join(format!("proof-etcd-{cluster}.yaml"));
-    let Some(image) = image else {
-        return match std::fs::remove_file(&manifest) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::file("remove", &manifest, &error)),
-            Ok(()) | Err(_) => Ok(()),
-        };
+    let proof = args.paths(cluster).proof();
+    let Some(image) = image.filter(|image| allowed(args, image).is_ok()) else {
+        return remove(&manifest).and_then(|()| remove(&proof));
     };
     let text = render(args, cluster, image)?;
+    // What was found long ago does not show that the image is there now.
+    if files::read(&manifest)?.is_none_or(|lies| lies != text.as_bytes()) {
+        remove(&proof)?;
+    }
     if files::write_if_changed(&manifest, text.as_bytes(), files::SECRET)? {
         tracing::info!(cluster, image, "an image is to be proven");
     }
@@ -38,12 +41,31 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Res
 /// What is known of the image asked for.
 pub(crate) fn status(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Result<Option<ProofStatus>, Problem> {
     let Some(image) = image else { return Ok(None) };
+    if let Err(problem) = allowed(args, image) {
+        return Ok(Some(ProofStatus {
+            image: image.to_owned(),
+            version: String::new(),
+            message: problem.message,
+            reads_log: None,
+        }));
+    }
     let proof: Option<Proof> = files::read_json(&args.paths(cluster).proof())?;
     // Of an earlier image it says nothing.
     Ok(proof.filter(|proof| proof.image == image).map(|Proof { image, version }| match version {
         Ok(version) => ProofStatus { image, version, message: String::new(), reads_log: None },
         Err(message) => ProofStatus { image, version: String::new(), message, reads_log: None },
     }))
+}
+
+fn allowed(args: &AgentArgs, image: &str) -> Result<(), Problem> {
+    allow_image("spec.seat.prove", image, &args.allowed_image_prefixes)
+}
+
+fn remove(path: &Path) -> Result<(), Problem> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::file("remove", path, &error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// From which version on etcd cannot read what 3.5 has written to its log.
@@ -134,6 +156,14 @@ mod tests {
         assert_eq!(seen(Some("registry.example/etcd:v3.6.17")).unwrap().version, "3.6.17");
         assert_eq!((seen(Some("registry.example/etcd:v3.6.18")), seen(None)), (None, None), "of another image it says nothing");
 
+        // An image of somebody else is not run, and nothing else of the spec is held up for it.
+        apply(&args, "kube-etcd", Some("evil.example/etcd:v3.6.17")).unwrap();
+        assert!(!file.exists());
+        assert!(seen(Some("evil.example/etcd:v3.6.17")).unwrap().message.contains("--allowed-image"));
+
+        // Asked for again, it has to be shown again.
+        apply(&args, "kube-etcd", Some("registry.example/etcd:v3.6.17")).unwrap();
+        assert_eq!(seen(Some("registry.example/etcd:v3.6.17")), None);
         apply(&args, "kube-etcd", None).unwrap();
         apply(&args, "kube-etcd", None).unwrap();
         assert!(!file.exists());

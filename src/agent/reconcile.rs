@@ -47,6 +47,8 @@ pub(crate) struct Memory {
     preflight: Job<PreflightStatus>,
     snapshot: Job<SnapshotStatus>,
     reads_log: Job<bool>,
+    /// Whose log which version was found to read: that stays so, whatever the log begins with later.
+    log_is_read: Option<String>,
     api_servers: Option<ApiServersSeen>,
 }
 
@@ -68,6 +70,7 @@ impl Memory {
             preflight: Job::default(),
             snapshot: Job::default(),
             reads_log: Job::default(),
+            log_is_read: None,
             api_servers: None,
         }
     }
@@ -179,16 +182,24 @@ impl Memory {
     }
 
     /// Whether the etcd that was proven reads the log of this node's own member. Looked at again when that begins with another snapshot.
-    fn reads_log(&self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
+    fn reads_log(&mut self, member: &EtcdMember, status: &mut EtcdMemberStatus, problems: &mut Vec<Problem>) {
         let (Some(seat), Some(proof)) = (&member.spec.seat, &mut status.proof) else { return };
         if proof.version.is_empty() {
             return;
         }
         let data_dir = self.agent.args.paths(&member.spec.cluster_name).member(&seat.order.member_name);
-        let id = format!("{} {}", proof.version, proof::newest_snapshot(&data_dir));
+        let whose = format!("{} {}", seat.order.member_name, proof.version);
+        if self.log_is_read.as_ref() == Some(&whose) {
+            proof.reads_log = Some(true);
+            return;
+        }
+        let id = format!("{whose} {}", proof::newest_snapshot(&data_dir));
         self.reads_log.want(&self.agent, &id, &self.changed, || proof::reads_log(proof.version.clone(), data_dir));
         match self.reads_log.outcome(&id) {
-            Some(Ok(reads)) => proof.reads_log = Some(reads),
+            Some(Ok(reads)) => {
+                proof.reads_log = Some(reads);
+                self.log_is_read = reads.then_some(whose);
+            }
             Some(Err(why)) => problems.push(Problem::new(Reason::NodeFiles, why)),
             None => {}
         }

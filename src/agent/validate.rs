@@ -83,7 +83,6 @@ fn check_seat(seat: &Seat, node: &str, generation: i64, args: &AgentArgs) -> Res
     allow_image("spec.seat.image", &seat.pod.image, &args.allowed_image_prefixes)?;
     if let Some(image) = &seat.prove {
         check_image(image)?;
-        allow_image("spec.seat.prove", image, &args.allowed_image_prefixes)?;
     }
     if let Some(RollOut { id: roll_out, .. }) = &seat.roll_out {
         id("spec.seat.rollOut.id", roll_out)?;

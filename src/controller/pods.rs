@@ -15,8 +15,6 @@ use super::{Context, ControllerError, members, preflight};
 const ROLL_OUT: &str = "pod";
 /// What the IDs of snapshots begin with.
 const SNAPSHOT: &str = "snapshot";
-/// How old the snapshot may be when the first member is restarted with another version, ms.
-const SNAPSHOT_HOLDS_MS: u64 = 3_600_000;
 
 /// What the spec wants.
 pub(crate) fn wanted(view: &View) -> Pod {
@@ -63,48 +61,59 @@ fn seat_and_status(member: &EtcdMember) -> Option<(&Seat, &PodStatus)> {
     Some((member.spec.seat.as_ref()?, member.status.as_ref()?.pod.as_ref()?))
 }
 
-/// The order that its agent has not carried out.
-fn open(member: &EtcdMember) -> Option<&RollOut> {
-    let (seat, status) = seat_and_status(member)?;
-    seat.roll_out.as_ref().filter(|_| seat.pod != status.pod)
-}
-
 /// As the planner takes it.
 pub(crate) fn view(member: &EtcdMember, wanted: &Pod) -> RunsWith {
-    let Some((seat, status)) = seat_and_status(member) else {
-        // An agent from before it said so, or a seat that has no pod yet.
-        let is_as_wanted = member.spec.seat.as_ref().is_none_or(|seat| seat.pod == *wanted);
-        return if is_as_wanted { RunsWith::Current } else { RunsWith::Unknown };
+    let Some(seat) = &member.spec.seat else { return RunsWith::Current };
+    let Some((_, status)) = seat_and_status(member) else {
+        // An agent from before it said so, one that cannot read its files, or a seat that has no pod yet.
+        return match (&seat.roll_out, seat.pod == *wanted) {
+            (Some(_), _) => RunsWith::UnderWay,
+            (None, true) => RunsWith::Current,
+            (None, false) => RunsWith::Unknown,
+        };
     };
-    // An order that was taken back may still be carried out by an agent that has not read that.
-    let is_unread = member.status.as_ref().and_then(|s| s.observed_generation) < member.metadata.generation;
-    match (status.runs, seat.roll_out.is_some()) {
-        (Some(false), _) | (_, true) => RunsWith::UnderWay,
-        (Some(true) | None, false) if status.pod == *wanted => RunsWith::Current,
-        (None, false) => RunsWith::Unknown,
-        (Some(true), false) if is_unread => RunsWith::UnderWay,
-        (Some(true), false) => RunsWith::Outdated,
+    match (status.runs, &seat.roll_out) {
+        // The way back was no good either, or the spec is another one by now.
+        (Some(true), Some(RollOut { before: None, .. })) if seat.pod == status.pod && seat.pod != *wanted => RunsWith::Outdated,
+        (Some(false), _) | (_, Some(_)) => RunsWith::UnderWay,
+        (Some(true) | None, None) if status.pod == *wanted => RunsWith::Current,
+        (None, None) => RunsWith::Unknown,
+        (Some(true), None) if is_unread(member) => RunsWith::UnderWay,
+        (Some(true), None) => RunsWith::Outdated,
     }
 }
 
-/// When the pod that its agent has not replaced yet was ordered, ms.
-pub(crate) fn ordered_ms(member: &EtcdMember) -> Option<u64> {
-    open(member).and_then(|order| members::asked_at(ROLL_OUT, &order.id))
+/// Whether its agent may still act on an earlier spec: on an order that was taken back.
+fn is_unread(member: &EtcdMember) -> bool {
+    member.status.as_ref().and_then(|s| s.observed_generation) < member.metadata.generation
 }
 
-/// When the pod that is there now was ordered, ms, where the one before can be put back.
-pub(crate) fn replaced_ms(view: &View, member: &EtcdMember) -> Option<u64> {
-    let order = member.spec.seat.as_ref()?.roll_out.as_ref().filter(|_| open(member).is_none())?;
-    let before = order.before.as_ref()?;
+/// When the pod that has not been replaced yet was ordered, ms: by its agent, or by the kubelet.
+pub(crate) fn ordered_ms(member: &EtcdMember) -> Option<u64> {
+    let (seat, status) = seat_and_status(member)?;
+    let order = seat.roll_out.as_ref().filter(|_| seat.pod != status.pod || status.runs == Some(false))?;
+    members::asked_at(ROLL_OUT, &order.id)
+}
+
+/// When the pod that is there now was ordered, ms.
+pub(crate) fn replaced_ms(member: &EtcdMember) -> Option<u64> {
+    let (seat, status) = seat_and_status(member)?;
+    members::asked_at(ROLL_OUT, &seat.roll_out.as_ref().filter(|_| seat.pod == status.pod)?.id)
+}
+
+/// Whether the pod before can be put back.
+pub(crate) fn may_go_back(view: &View, member: &EtcdMember) -> bool {
+    let before = member.spec.seat.as_ref().and_then(|seat| Some((seat, seat.roll_out.as_ref()?.before.as_ref()?)));
+    let Some((seat, before)) = before else { return false };
     let own = member_id(member);
     let others = answering(view).filter(|(id, _)| Some(*id) != own).map(|(_, status)| status.version.as_str());
-    may_go_back(&version_of(&before.image)?, &version_of(&member.spec.seat.as_ref()?.pod.image)?, others)
-        .then(|| members::asked_at(ROLL_OUT, &order.id))?
+    let (before, now) = (version_of(&before.image), version_of(&seat.pod.image));
+    before.zip(now).is_some_and(|(before, now)| reads_data(&before, &now, others))
 }
 
 /// A cluster's version is that of its oldest member, and goes up with it: its data may then be such that an older etcd cannot read it.
-fn may_go_back<'a>(before: &Version, now: &Version, mut others: impl Iterator<Item = &'a str>) -> bool {
-    minor(before) == minor(now) || others.any(|version| parse(version).is_some_and(|v| minor(&v) == minor(before)))
+fn reads_data<'a>(before: &Version, now: &Version, mut others: impl Iterator<Item = &'a str>) -> bool {
+    minor(before) >= minor(now) || others.any(|version| parse(version).is_some_and(|v| minor(&v) == minor(before)))
 }
 
 fn member_id(member: &EtcdMember) -> Option<MemberId> {
@@ -121,7 +130,9 @@ fn is_well(view: &View, member: &EtcdMember) -> bool {
     let (Some((seat, status)), Some(id)) = (seat_and_status(member), member_id(member)) else { return false };
     let runs = seat.pod == status.pod && status.runs == Some(true);
     let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
-    runs && keeper.is_some_and(|k| k.phase == "Running") && view.status_of(id).is_some_and(MemberStatus::is_healthy)
+    runs && !is_unread(member)
+        && keeper.is_some_and(|k| k.phase == "Running")
+        && view.status_of(id).is_some_and(MemberStatus::is_healthy)
 }
 
 /// Puts orders right: one that is done with goes; so does one whose pod nobody wants any more, and what was asked for a roll-out that is over.
@@ -131,35 +142,31 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
     let is_over = rolled_back(view).is_some() || view.seats().into_iter().all(|m| self::view(m, &wanted) == RunsWith::Current);
     let mut written = 0;
     for member in view.seats() {
-        let Some((seat, status)) = seat_and_status(member) else { continue };
-        let done = seat.roll_out.is_some() && is_well(view, member);
-        // Set back, or taken back: what runs is what is wanted.
-        let undone = status.pod == wanted && status.runs != Some(false) && seat.pod != wanted;
-        let forgiven = seat.rolled_back.as_ref().is_some_and(|pod| *pod != wanted);
-        let stale =
-            seat.prove.as_ref().is_some_and(|image| is_over || *image != wanted.image) || is_over && seat.snapshot.is_some();
-        if !(done || undone || forgiven || stale) {
-            continue;
-        }
-        members::change(context, member, |spec| {
-            let Some(seat) = &mut spec.seat else { return };
-            if undone {
-                seat.pod.clone_from(&wanted);
-            }
-            if done || undone {
-                seat.roll_out = None;
-            }
-            if forgiven {
-                seat.rolled_back = None;
-            }
-            if stale {
-                (seat.prove, seat.snapshot) = (None, None);
-            }
-        })
-        .await?;
+        let Some(right) = put_right(member, &wanted, is_well(view, member), is_over) else { continue };
+        members::change(context, member, |spec| spec.seat = Some(right.clone())).await?;
         written += 1;
     }
     Ok(written)
+}
+
+/// A seat as it should be, if it is not.
+fn put_right(member: &EtcdMember, wanted: &Pod, is_well: bool, is_over: bool) -> Option<Seat> {
+    let (seat, status) = seat_and_status(member)?;
+    let mut right = seat.clone();
+    // One that was taken back is not wanted any more, whatever runs until its agent has read that.
+    let is_refused = seat.rolled_back.as_ref() == Some(wanted);
+    // Set back, or taken back: what runs is what is wanted. The order stays until its agent is seen to have read that: it may be at it.
+    if status.pod == *wanted && status.runs != Some(false) && seat.pod != *wanted && !is_refused {
+        right.pod.clone_from(wanted);
+        right.roll_out.iter_mut().for_each(|order| order.before = None);
+    } else if is_well {
+        right.roll_out = None;
+    }
+    right.rolled_back = right.rolled_back.filter(|pod| pod == wanted);
+    right.prove = right.prove.filter(|image| !is_over && *image == wanted.image);
+    // What was taken for another version is not of this roll-out.
+    right.snapshot = right.snapshot.filter(|_| !is_over && seat.prove == right.prove);
+    (right != *seat).then_some(right)
 }
 
 /// Why what the spec wants must not be rolled out.
@@ -174,7 +181,10 @@ pub(crate) fn refusal(view: &View) -> Option<String> {
     if let Some(why) = preflight::of_pod(&wanted) {
         return Some(why);
     }
-    let versions: Vec<&str> = answering(view).map(|(_, status)| status.version.as_str()).collect();
+    // One that does not answer runs what its pod has.
+    let silent = view.seats().into_iter().filter(|m| member_id(m).is_some_and(|id| view.status_of(id).is_none()));
+    let images = silent.filter_map(|m| Some(seat_and_status(m)?.1.pod.image.rsplit_once(":v")?.1));
+    let versions: Vec<&str> = answering(view).map(|(_, status)| status.version.as_str()).chain(images).collect();
     skew(&versions, view.cluster.spec.plain_version())
 }
 
@@ -273,12 +283,11 @@ fn needs_snapshot(view: &View) -> bool {
     answering(view).all(|(_, status)| status.version != view.cluster.spec.plain_version())
 }
 
-/// A snapshot that was asked for lately, of a member that is well.
+/// A snapshot that was asked for in this roll-out, of a member that is well.
 fn snapshot_asked<'a>(view: &'a View) -> Option<(&'a EtcdMember, &'a String)> {
-    let is_new = |id: &str| members::asked_at(SNAPSHOT, id).is_some_and(|at| view.now_ms.saturating_sub(at) <= SNAPSHOT_HOLDS_MS);
     let is_up = |m: &EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy);
     let asked = |m: &'a EtcdMember| Some((m, m.spec.seat.as_ref()?.snapshot.as_ref()?));
-    view.seats().into_iter().filter(|m| is_up(m)).filter_map(asked).find(|(_, id)| is_new(id))
+    view.seats().into_iter().filter(|m| is_up(m)).find_map(asked)
 }
 
 /// Since when something is missing.
@@ -328,11 +337,15 @@ pub(crate) fn order(view: &View, member: &EtcdMember, overruled: bool) -> Option
     Some((wanted, RollOut { id, overruled, before: Some(status.pod.clone()) }))
 }
 
-/// No other pod after all: the one that runs stays.
-pub(crate) fn call_off(seat: &mut Seat) {
-    if let Some(before) = seat.roll_out.take().and_then(|order| order.before) {
-        seat.pod = before;
-    }
+/// No other pod after all: what runs stays. `there` is what its agent has said of it.
+pub(crate) fn call_off(seat: &mut Seat, there: Option<&PodStatus>) {
+    let Some(order) = seat.roll_out.take() else { return };
+    let stays = match (order.before, there) {
+        (Some(before), _) => before,
+        (None, Some(there)) if there.runs != Some(false) => there.pod.clone(),
+        (None, _) => return,
+    };
+    seat.pod = stays;
 }
 
 /// Puts the pod back that was there before. Not where the others are no quorum meanwhile: it may have come up after all.

@@ -40,6 +40,15 @@ fn what_the_pod_runs_counts_unless_another_is_ordered() {
     let mut silent = member(old, old, None, None);
     silent.status = None;
     assert_eq!((view(&silent, &pod(new)), view(&silent, &pod(old))), (Unknown, Current));
+    // Nor does one that says nothing, in the middle of it, mean that it is done.
+    let mut silent = member(new, old, None, Some("pod-1-x"));
+    silent.status = None;
+    assert_eq!(view(&silent, &pod(new)), UnderWay);
+    // Given back, and the spec is another one by now.
+    let mut back = member(old, old, Some(true), Some("pod-1-x"));
+    assert_eq!(view(&back, &pod(new)), UnderWay);
+    back.spec.seat.as_mut().unwrap().roll_out.as_mut().unwrap().before = None;
+    assert_eq!(view(&back, &pod(new)), Outdated);
     // One that has not read what its order is now may still bring the one before.
     let mut behind = member(old, old, Some(true), None);
     behind.metadata.generation = Some(2);
@@ -49,17 +58,27 @@ fn what_the_pod_runs_counts_unless_another_is_ordered() {
 #[test]
 fn an_order_is_open_until_the_manifest_is_of_it() {
     assert_eq!(ordered_ms(&member("3.6.17", "3.6.16", Some(true), Some("pod-3e8-x"))), Some(1_000));
-    assert_eq!(ordered_ms(&member("3.6.17", "3.6.17", Some(false), Some("pod-3e8-x"))), None);
+    // The kubelet has not acted on it.
+    assert_eq!(ordered_ms(&member("3.6.17", "3.6.17", Some(false), Some("pod-3e8-x"))), Some(1_000));
+    assert_eq!(ordered_ms(&member("3.6.17", "3.6.17", Some(true), Some("pod-3e8-x"))), None);
+    assert_eq!(replaced_ms(&member("3.6.17", "3.6.17", Some(true), Some("pod-3e8-x"))), Some(1_000));
+    assert_eq!(replaced_ms(&member("3.6.17", "3.6.16", Some(true), Some("pod-3e8-x"))), None);
     assert_eq!(ordered_ms(&member("3.6.16", "3.6.16", Some(true), None)), None);
 }
 
 #[test]
 fn taken_back_the_pod_is_the_one_before() {
     let mut seat = member("3.6.17", "3.6.16", Some(true), Some("pod-1-x")).spec.seat.unwrap();
-    call_off(&mut seat);
+    call_off(&mut seat, None);
     assert_eq!((seat.pod.clone(), seat.roll_out.clone()), (pod("3.6.16"), None));
-    call_off(&mut seat);
+    call_off(&mut seat, None);
     assert_eq!(seat.pod, pod("3.6.16"));
+    // The way back: what runs stays, too.
+    let member = member("3.6.16", "3.6.17", Some(true), Some("pod-1-x"));
+    let mut seat = member.spec.seat.unwrap();
+    seat.roll_out.as_mut().unwrap().before = None;
+    call_off(&mut seat, member.status.unwrap().pod.as_ref());
+    assert_eq!((seat.pod, seat.roll_out), (pod("3.6.17"), None));
 }
 
 #[test]
@@ -84,9 +103,39 @@ fn versions_go_up_by_one_minor_and_down_only_where_the_cluster_has_not_gone_up()
 #[test]
 fn the_pod_before_is_put_back_only_where_its_etcd_can_still_read_the_data() {
     let version = |text: &str| Version::parse(text).unwrap();
-    let back = |before, now, others: &[&str]| may_go_back(&version(before), &version(now), others.iter().copied());
+    let back = |before, now, others: &[&str]| reads_data(&version(before), &version(now), others.iter().copied());
     assert!(back("3.6.16", "3.6.17", &[]));
+    assert!(back("3.6.16", "3.5.33", &["3.5.33"]), "upwards it always can");
     assert!(back("3.5.33", "3.6.17", &["3.6.17", "3.5.33"]));
     assert!(!back("3.5.33", "3.6.17", &["3.6.17", "3.6.17"]), "with the last one the cluster has gone up");
     assert!(!back("3.5.33", "3.6.17", &[]));
+}
+
+#[test]
+fn an_order_that_is_done_with_goes_and_one_to_go_back_stays() {
+    let (old, new) = ("3.6.16", "3.6.17");
+    let right = |member: &EtcdMember, is_well| put_right(member, &pod(new), is_well, false);
+    let at_it = member(new, new, Some(true), Some("pod-1-x"));
+    assert_eq!(right(&at_it, false), None);
+    assert_eq!(right(&at_it, true).unwrap().roll_out, None);
+    // Given back, while the agent still says what did not come up.
+    let mut back = member(old, new, Some(true), Some("pod-2-x"));
+    let seat = back.spec.seat.as_mut().unwrap();
+    (seat.rolled_back, seat.roll_out.as_mut().unwrap().before) = (Some(pod(new)), None);
+    assert_eq!(right(&back, false), None);
+    // The spec is another one: it is forgiven.
+    assert_eq!(put_right(&back, &pod("3.6.18"), false, false).unwrap().rolled_back, None);
+    // The spec was set back while an order to something else was open: nothing is restarted, and the order is known until it was read.
+    let open = member("3.6.18", new, Some(true), Some("pod-1-x"));
+    let seat = right(&open, false).unwrap();
+    assert_eq!((seat.pod.clone(), seat.roll_out.as_ref().map(|order| order.before.clone())), (pod(new), Some(None)));
+    // What was asked for a roll-out goes with it, or with its image.
+    let mut asked = member(old, old, Some(true), None);
+    let seat = asked.spec.seat.as_mut().unwrap();
+    (seat.prove, seat.snapshot) = (Some(pod(new).image), Some("snapshot-1-x".into()));
+    assert_eq!(right(&asked, false), None);
+    let over = put_right(&asked, &pod(new), false, true).unwrap();
+    assert_eq!((over.prove, over.snapshot), (None, None));
+    let other = put_right(&asked, &pod("3.6.18"), false, false).unwrap();
+    assert_eq!((other.prove, other.snapshot), (None, None));
 }

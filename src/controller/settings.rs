@@ -157,12 +157,14 @@ pub(crate) async fn apply(
 
 /// No restart: the settings count from the next start on, the pod stays.
 pub(crate) async fn call_off(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
-    members::change(context, member_of(view, node)?, |spec| {
+    let member = member_of(view, node)?;
+    let there = member.status.as_ref().and_then(|s| s.pod.clone());
+    members::change(context, member, |spec| {
         let Some(seat) = &mut spec.seat else { return };
         if seat.order.restart.take().is_some() {
             seat.order.sequence += 1;
         }
-        pods::call_off(seat);
+        pods::call_off(seat, there.as_ref());
     })
     .await
     .map(drop)

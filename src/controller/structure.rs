@@ -266,7 +266,8 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         binary: super::hand_over::binary(member, own_binary),
         runs_with: both(settings::view(member, settings::wanted(view)), pods::view(member, &pods::wanted(view))),
         restart_ordered_ms: settings::restart_ordered_ms(member).or(pods::ordered_ms(member)),
-        replaced_ms: pods::replaced_ms(view, member),
+        replaced_ms: pods::replaced_ms(member),
+        may_go_back: pods::may_go_back(view, member),
         problem: (!status.problem.is_empty()).then(|| format!("{}: {}", status.problem, status.problem_message)),
     }
 }

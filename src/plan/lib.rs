@@ -65,6 +65,10 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = hand_over::call_off(o, members).or_else(|| roll_out::call_off(o, members)) {
         return plan;
     }
+    // Whoever waits for that member to be well would wait for ever.
+    if let Some(plan) = roll_out::take_back(o, members) {
+        return plan;
+    }
     if let Some(plan) = heal::plan(o, members) {
         return plan;
     }

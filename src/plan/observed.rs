@@ -170,8 +170,10 @@ pub struct Seat {
     pub runs_with: RunsWith,
     /// When the restart that is under way was ordered, ms; `None` = none is, or it was carried out.
     pub restart_ordered_ms: Option<u64>,
-    /// When the pod that is there was ordered, ms, while its member has not been seen to be well and the one before could still be put back.
+    /// When the pod that is there was ordered, ms, while its member has not been seen to be well.
     pub replaced_ms: Option<u64>,
+    /// Whether the pod before that can be put back.
+    pub may_go_back: bool,
     /// The problem that its agent reports, if any.
     pub problem: Option<String>,
     /// Since when its learner has made no progress, ms ([`crate::Progress`]); `None` = it has none, or nobody has looked yet.

@@ -18,9 +18,6 @@ const BROUGHT_WITHIN_MS: u64 = 30_000;
 /// The next restart, or what it waits for. `None` = all run with what is wanted, or something else comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_outdated = |seat: &&Seat| seat.runs_with == RunsWith::Outdated;
-    if let Some(seat) = o.seats.iter().find(|seat| has_failed(o, seat, members)) {
-        return Some(Plan::Do(Step::RollBack { node: seat.node.clone() }));
-    }
     if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.roll_out_refused) {
         return Some(Plan::hold(HoldReason::InvalidSpec, why.clone()));
     }
@@ -35,9 +32,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let (Some(_), Some(what)) = (o.seats.iter().find(is_outdated), &o.rolled_back) {
         return Some(Plan::hold(HoldReason::RollOutFailed, what.clone()));
     }
-    let is_busy = |seat: &Seat| {
-        seat.runs_with == RunsWith::Unknown || matches!(seat.binary, KeeperBinary::Ordered | KeeperBinary::HandingOver)
-    };
+    let is_busy = |seat: &Seat| seat.runs_with == RunsWith::Unknown || handed_over_first(seat);
     if o.seats.iter().any(is_busy) {
         return None;
     }
@@ -85,10 +80,20 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     Some(apply(seat, if has_quorum { Restart::WhileQuorum } else { Restart::Overruled }))
 }
 
-/// Whether a member that was given another pod has had its time and is not well.
-fn has_failed(o: &Observed, seat: &Seat, members: &[EtcdMember]) -> bool {
-    let is_over = seat.replaced_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > WELL_WITHIN_MS);
-    is_over && grow::answers(o, seat) && !grow::listed(seat, members).is_some_and(is_healthy)
+/// A member that was given another pod, has had its time and is not well gets back the one before. What this observer has not seen itself does not count: right
+/// after a power cut all are down.
+pub(crate) fn take_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let is_over = |at: Option<u64>| at.is_some_and(|at| o.now_ms.saturating_sub(at) > WELL_WITHIN_MS);
+    let has_failed = |seat: &&Seat| {
+        let is_down = is_over(seat.down_since_ms) && !grow::listed(seat, members).is_some_and(is_healthy);
+        seat.may_go_back && is_over(seat.replaced_ms) && is_down && grow::answers(o, seat)
+    };
+    o.seats.iter().find(has_failed).map(|seat| Plan::Do(Step::RollBack { node: seat.node.clone() }))
+}
+
+/// A keeper of another version may not know what it is to say: it is handed over first.
+fn handed_over_first(seat: &Seat) -> bool {
+    matches!(seat.binary, KeeperBinary::Outdated | KeeperBinary::Ordered | KeeperBinary::HandingOver)
 }
 
 /// What must be there before the first restart.
@@ -111,6 +116,19 @@ fn prepare(o: &Observed) -> Option<Plan> {
 fn under_way(o: &Observed) -> Option<Plan> {
     let mut open = o.seats.iter().filter(|seat| seat.runs_with == RunsWith::UnderWay).peekable();
     open.peek()?;
+    let is_stuck = |seat: &&Seat| {
+        let is_over = seat.replaced_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > 2 * WELL_WITHIN_MS);
+        seat.runs_with == RunsWith::UnderWay && is_over
+    };
+    if let Some(seat) = o.seats.iter().find(is_stuck) {
+        return Some(Plan::hold(
+            HoldReason::RollOutFailed,
+            format!(
+                "etcd on {} was given another pod and has not been well with it since; what it had before cannot be put back (or its agent does not answer): see the pod's events and log on that node, and its kubelet; set what the spec says of the pod to something with which it comes up",
+                seat.node
+            ),
+        ));
+    }
     // One that an agent does not bring may take for ever.
     let is_new = |seat: &Seat| seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) <= BROUGHT_WITHIN_MS);
     let look_again_ms = if open.any(is_new) { FAST_LOOK_MS } else { SLOW_LOOK_MS / 5 };

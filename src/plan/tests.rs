@@ -179,6 +179,7 @@ fn seat(n: usize) -> Seat {
         runs_with: RunsWith::Current,
         restart_ordered_ms: None,
         replaced_ms: None,
+        may_go_back: false,
         problem: None,
         no_progress_since_ms: None,
         down_since_ms: None,

@@ -98,6 +98,9 @@ fn three_members_go_from_3_5_to_3_6_to_3_7_and_back_while_the_cluster_has_not_go
             assert!(!snapshots(&nodes), "nothing of 3.5 is left, so that nothing is shown here");
             put_many(&nodes[0], 10_100);
             wait_for("a snapshot of each", String::new, || snapshots(&nodes).then_some(()));
+            // Back once more, as long as the others are of 3.6.
+            step(&bed, &mut nodes, 1, &new);
+            step(&bed, &mut nodes, 1, &middle);
         }
         for n in [1, 2, 0] {
             step(&bed, &mut nodes, n, etcd);

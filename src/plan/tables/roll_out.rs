@@ -299,27 +299,39 @@ fn an_image_is_proven_on_all_nodes_before_the_first_restart() {
     assert_eq!(plan(&o), Plan::Done);
 }
 
-#[test]
-fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the_next() {
+/// Member 2 was given another pod so long ago, and is not well.
+fn replaced(ms: u64) -> Observed {
     let mut o = outdated(3);
     order(&mut o, 2);
-    // Its pod was replaced.
-    (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms) = (None, Some(NOW - 300_000));
-    member(&mut o, 2).health = EtcdHealth::Unknown;
-    waits(&o, WaitFor::MemberRestart);
-    o.seats[1].replaced_ms = Some(NOW - 300_001);
-    does(&o, Step::RollBack { node: name(2) });
+    (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms, o.seats[1].may_go_back) = (None, Some(NOW - ms), true);
+    (member(&mut o, 2).health, o.seats[1].down_since_ms) = (EtcdHealth::Unknown, Some(NOW - ms));
+    o
+}
+
+#[test]
+fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the_next() {
+    waits(&replaced(300_000), WaitFor::MemberRestart);
+    let mut o = replaced(300_001);
+    let back = Step::RollBack { node: name(2) };
+    does(&o, back.clone());
+    // Whoever waits for it to be well would wait for ever.
+    o.spec.size = 5;
+    does(&o, back.clone());
+    o.spec.size = 3;
     // Its agent could come with it at any time.
     o.nodes[1].agent = AgentView::Silent;
     waits(&o, WaitFor::MemberRestart);
     o.nodes[1].agent = AgentView::Fresh;
-    // It came up after all; or the one before would not read its data any more.
+    // Down for as long as it takes to come up after a power cut, or brought late.
+    o.seats[1].down_since_ms = Some(NOW - 300_000);
+    waits(&o, WaitFor::MemberRestart);
+    o.seats[1].down_since_ms = Some(NOW - 300_001);
+    // It came up after all.
     member(&mut o, 2).health = follower();
     waits(&o, WaitFor::MemberRestart);
-    (member(&mut o, 2).health, o.seats[1].replaced_ms) = (EtcdHealth::Unknown, None);
-    waits(&o, WaitFor::MemberRestart);
     // Taken back.
-    (o.seats[1].runs_with, o.rolled_back) = (RunsWith::UnderWay, Some("etcd on cp2 did not come up".into()));
+    let mut o = replaced(300_001);
+    (o.seats[1].replaced_ms, o.rolled_back) = (None, Some("etcd on cp2 did not come up".into()));
     waits(&o, WaitFor::MemberRestart);
     (o.seats[1].runs_with, member(&mut o, 2).health) = (RunsWith::Outdated, follower());
     holds(&o, HoldReason::RollOutFailed, "etcd on cp2 did not come up");
@@ -329,11 +341,31 @@ fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the
 }
 
 #[test]
-fn a_pod_that_was_replaced_is_not_called_off() {
+fn a_human_is_told_of_a_pod_that_neither_comes_up_nor_can_be_taken_back() {
+    let mut o = replaced(600_001);
+    o.seats[1].may_go_back = false;
+    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 was given another pod");
+    o.seats[1].replaced_ms = Some(NOW - 600_000);
+    waits(&o, WaitFor::MemberRestart);
+}
+
+#[test]
+fn a_pod_that_runs_is_not_called_off_one_that_the_kubelet_has_not_replaced_is() {
     let mut o = outdated(3);
     order(&mut o, 2);
-    (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms) = (None, Some(NOW - 1_000));
     member(&mut o, 3).health = EtcdHealth::Unknown;
+    o.seats[1].replaced_ms = Some(NOW - 1_000);
+    does(&o, Step::CallOffRollOut { node: name(2) });
     // That would be another restart.
+    o.seats[1].restart_ordered_ms = None;
     waits(&o, WaitFor::MemberRestart);
+}
+
+#[test]
+fn keepers_of_another_version_are_handed_over_before_anything_is_rolled_out() {
+    let mut o = outdated(3);
+    o.seats[2].binary = KeeperBinary::Outdated;
+    does(&o, Step::HandOverKeeper { node: name(3) });
+    o.seats[2].binary = KeeperBinary::Current;
+    applies(&o, 2);
 }

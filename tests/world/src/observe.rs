@@ -149,6 +149,7 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject, wanted: u8) -
         binary: KeeperBinary::Unknown,
         restart_ordered_ms: seat.restart.filter(|restart| seat.restarted != Some(restart.id)).map(|_| seat.changed_at),
         replaced_ms: None,
+        may_go_back: false,
         runs_with: match seat.runs_with {
             Some(_) if seat.restart.is_some_and(|restart| seat.restarted != Some(restart.id)) => RunsWith::UnderWay,
             Some(runs) if runs != wanted => RunsWith::Outdated,
