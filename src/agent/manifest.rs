@@ -98,15 +98,16 @@ pub(crate) fn apply(
     let is_of = |copy: &&Copy| copy.digest == digest;
     // Nothing is replaced by what runs, nor by what lies there already; nor where nothing has ever been.
     let is_there = lies.as_ref().is_some_and(|lies| lies.digest == digest) || running == Some(digest.as_str());
-    let unknown_runs = running.is_none() && copy.as_ref().is_some_and(|copy| copy.digest == digest);
+    // Removed or torn by somebody.
+    let is_gone = lies.is_none() && copy.as_ref().is_some_and(|copy| copy.digest == digest);
     // What was taken back would else come with etcd's next end by itself.
-    let is_asked_for = seat.roll_out.is_some() || seat.order.run == RunSpec::Wait;
+    let is_asked_for = seat.roll_out.as_ref().is_some_and(|order| !order.stays) || seat.order.run == RunSpec::Wait;
     let may_be = match replace {
         Replace::No => copy.is_none(),
         Replace::Idle => copy.is_none() || is_asked_for,
         Replace::Yes => true,
     };
-    if is_there || unknown_runs || may_be {
+    if is_there || is_gone || may_be {
         files::make_dir(&notes(&here), 0o700)?;
         // Other renderers of the same inputs made another text: it stays.
         let known = copy.as_ref().filter(is_of).or(lies.as_ref().filter(is_of));
@@ -119,7 +120,7 @@ pub(crate) fn apply(
     }
     // Restored, if it is of the pod that runs.
     let wrote = match &copy {
-        Some(copy) if running.is_none_or(|running| running == copy.digest) => {
+        Some(copy) if lies.as_ref().is_none_or(|lies| lies.digest == copy.digest) || running == Some(copy.digest.as_str()) => {
             files::write_if_changed(&path, copy.text.as_bytes(), files::SECRET)?
         }
         Some(_) | None => false,
@@ -408,7 +409,7 @@ mod tests {
         let old = seat.clone();
         seat.pod.image = "registry.example/etcd:v3.6.17".into();
         assert_eq!(apply(&seat, Some(&digest), Replace::No).unwrap_err().reason, Reason::NotRolledOut);
-        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None });
+        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None, stays: false });
         assert!(!apply(&seat, Some(&digest), Replace::No).unwrap(), "ordered, but the others are no quorum");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), older);
         let status = |running| status(&args, "kube-etcd", running).unwrap().unwrap();
@@ -424,7 +425,7 @@ mod tests {
         assert!(apply(&old, Some(&digest), Replace::No).unwrap());
         seat.roll_out = None;
         assert_eq!(apply(&seat, Some(&digest), Replace::Idle).unwrap_err().reason, Reason::NotRolledOut);
-        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None });
+        seat.roll_out = Some(RollOut { id: "r".into(), overruled: false, before: None, stays: false });
         // The agent wrote its copy and no more, as its disk was full or its power went: that is no leave to go on unasked.
         let text = render_of(&args, &seat);
         std::fs::write(&copy, &text).unwrap();

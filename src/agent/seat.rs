@@ -68,7 +68,7 @@ pub(crate) struct Asked {
 /// Asks the other members whether the pod that runs may be replaced, where that is ordered and not done: the order may be old, as after a power cut.
 pub(crate) async fn ask(agent: &Agent, member: &EtcdMember) -> Option<Asked> {
     let seat = member.spec.seat.as_ref().filter(|_| member.spec.role == Role::Member)?;
-    let ordered = seat.roll_out.as_ref()?;
+    let ordered = seat.roll_out.as_ref().filter(|order| !order.stays)?;
     let (args, cluster) = (&agent.args, &member.spec.cluster_name);
     let status = manifest::status(args, cluster, None).ok()??;
     let paths = args.paths(cluster);

@@ -160,6 +160,9 @@ pub struct RollOut {
     /// The pod that is replaced, to go back to; absent where this order is the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Pod>,
+    /// Taken back: what runs stays. It is here until its agent is seen to have read that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays: bool,
 }
 
 /// The keeper's order; the agent adds the format number and writes it to disk.

@@ -73,10 +73,15 @@ pub(crate) fn view(member: &EtcdMember, wanted: &Pod) -> RunsWith {
         };
     };
     match (status.runs, &seat.roll_out) {
-        // The way back was no good either, or the spec is another one by now.
-        (Some(true), Some(RollOut { before: None, .. })) if seat.pod == status.pod && seat.pod != *wanted => RunsWith::Outdated,
+        // Given back or given up, and the spec is another one by now.
+        (_, Some(RollOut { before: None, stays: false, .. })) if seat.pod == status.pod && seat.pod != *wanted => {
+            RunsWith::Outdated
+        }
         (Some(false), _) | (_, Some(_)) => RunsWith::UnderWay,
-        (Some(true) | None, None) if status.pod == *wanted => RunsWith::Current,
+        (Some(true), None) if status.pod == *wanted => RunsWith::Current,
+        // A keeper that does not say what it was started from: what lies there may not have been replaced yet.
+        (None, None) if seat.pod != status.pod => RunsWith::UnderWay,
+        (None, None) if status.pod == *wanted => RunsWith::Current,
         (None, None) => RunsWith::Unknown,
         (Some(true), None) if is_unread(member) => RunsWith::UnderWay,
         (Some(true), None) => RunsWith::Outdated,
@@ -91,7 +96,7 @@ fn is_unread(member: &EtcdMember) -> bool {
 /// When the pod that has not been replaced yet was ordered, ms: by its agent, or by the kubelet.
 pub(crate) fn ordered_ms(member: &EtcdMember) -> Option<u64> {
     let (seat, status) = seat_and_status(member)?;
-    let order = seat.roll_out.as_ref().filter(|_| seat.pod != status.pod || status.runs == Some(false))?;
+    let order = seat.roll_out.as_ref().filter(|_| seat.pod != status.pod || status.runs != Some(true))?;
     members::asked_at(ROLL_OUT, &order.id)
 }
 
@@ -142,7 +147,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
     let is_over = rolled_back(view).is_some() || view.seats().into_iter().all(|m| self::view(m, &wanted) == RunsWith::Current);
     let mut written = 0;
     for member in view.seats() {
-        let Some(right) = put_right(member, &wanted, is_well(view, member), is_over) else { continue };
+        let Some(right) = put_right(member, &wanted, is_well(view, member), may_go_back(view, member), is_over) else { continue };
         members::change(context, member, |spec| spec.seat = Some(right.clone())).await?;
         written += 1;
     }
@@ -150,17 +155,26 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
 }
 
 /// A seat as it should be, if it is not.
-fn put_right(member: &EtcdMember, wanted: &Pod, is_well: bool, is_over: bool) -> Option<Seat> {
+fn put_right(member: &EtcdMember, wanted: &Pod, is_well: bool, may_go_back: bool, is_over: bool) -> Option<Seat> {
     let (seat, status) = seat_and_status(member)?;
     let mut right = seat.clone();
     // One that was taken back is not wanted any more, whatever runs until its agent has read that.
     let is_refused = seat.rolled_back.as_ref() == Some(wanted);
     // Set back, or taken back: what runs is what is wanted. The order stays until its agent is seen to have read that: it may be at it.
-    if status.pod == *wanted && status.runs != Some(false) && seat.pod != *wanted && !is_refused {
+    let is_read = !is_unread(member);
+    let stays = seat.roll_out.as_ref().is_some_and(|order| order.stays);
+    let is_there = seat.pod == status.pod;
+    if status.pod == *wanted && status.runs == Some(true) && !is_there && !is_refused {
         right.pod.clone_from(wanted);
-        right.roll_out.iter_mut().for_each(|order| order.before = None);
-    } else if is_well {
+        right.roll_out.iter_mut().for_each(|order| (order.before, order.stays) = (None, true));
+    } else if is_well || stays && is_read && is_there {
         right.roll_out = None;
+    } else if stays && is_read {
+        // It came before that was read: what is wanted now is rolled out anew, if it may be.
+        (right.pod, right.roll_out) = (status.pod.clone(), None);
+    } else if is_there && seat.pod != *wanted && !may_go_back {
+        // Neither wanted nor well, nor can what was before be put back: what is wanted takes its place.
+        right.roll_out.iter_mut().for_each(|order| order.before = None);
     }
     right.rolled_back = right.rolled_back.filter(|pod| pod == wanted);
     right.prove = right.prove.filter(|image| !is_over && *image == wanted.image);
@@ -334,18 +348,18 @@ pub(crate) fn order(view: &View, member: &EtcdMember, overruled: bool) -> Option
     let wanted = wanted(view);
     let (_, status) = seat_and_status(member).filter(|(_, status)| status.pod != wanted)?;
     let id = members::ask(ROLL_OUT, view.now_ms);
-    Some((wanted, RollOut { id, overruled, before: Some(status.pod.clone()) }))
+    Some((wanted, RollOut { id, overruled, before: Some(status.pod.clone()), stays: false }))
 }
 
 /// No other pod after all: what runs stays. `there` is what its agent has said of it.
 pub(crate) fn call_off(seat: &mut Seat, there: Option<&PodStatus>) {
     let Some(order) = seat.roll_out.take() else { return };
-    let stays = match (order.before, there) {
-        (Some(before), _) => before,
-        (None, Some(there)) if there.runs != Some(false) => there.pod.clone(),
-        (None, _) => return,
-    };
-    seat.pod = stays;
+    // Of the way back: what did not come up has come up after all.
+    let given_back = seat.rolled_back.take();
+    let runs = there.filter(|there| there.runs == Some(true)).map(|there| there.pod.clone());
+    if let Some(stays) = order.before.or(runs).or(given_back) {
+        seat.pod = stays;
+    }
 }
 
 /// Puts the pod back that was there before. Not where the others are no quorum meanwhile: it may have come up after all.
@@ -356,7 +370,7 @@ pub(crate) async fn roll_back(context: &Context, view: &View, node: &NodeName) -
         let Some(seat) = &mut spec.seat else { return };
         let Some(before) = seat.roll_out.as_ref().and_then(|order| order.before.clone()) else { return };
         seat.rolled_back = Some(std::mem::replace(&mut seat.pod, before));
-        seat.roll_out = Some(RollOut { id: id.clone(), overruled: false, before: None });
+        seat.roll_out = Some(RollOut { id: id.clone(), overruled: false, before: None, stays: false });
     })
     .await
     .map(drop)

@@ -12,7 +12,7 @@ fn member(ordered: &str, there: &str, runs: Option<bool>, roll_out: Option<&str>
     let seat = serde_json::json!({"image": pod(ordered).image, "probePort": 1, "order": {"sequence": 1, "run": "Run",
         "memberName": "cp1-1", "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1}});
     member.spec.seat = Some(serde_json::from_value(seat).unwrap());
-    let order = |id: &str| RollOut { id: id.into(), overruled: false, before: Some(pod("3.6.16")) };
+    let order = |id: &str| RollOut { id: id.into(), overruled: false, before: Some(pod("3.6.16")), stays: false };
     member.spec.seat.as_mut().unwrap().roll_out = roll_out.map(order);
     let status = PodStatus { pod: pod(there), runs, message: String::new() };
     member.metadata.generation = Some(1);
@@ -114,7 +114,7 @@ fn the_pod_before_is_put_back_only_where_its_etcd_can_still_read_the_data() {
 #[test]
 fn an_order_that_is_done_with_goes_and_one_to_go_back_stays() {
     let (old, new) = ("3.6.16", "3.6.17");
-    let right = |member: &EtcdMember, is_well| put_right(member, &pod(new), is_well, false);
+    let right = |member: &EtcdMember, is_well| put_right(member, &pod(new), is_well, true, false);
     let at_it = member(new, new, Some(true), Some("pod-1-x"));
     assert_eq!(right(&at_it, false), None);
     assert_eq!(right(&at_it, true).unwrap().roll_out, None);
@@ -124,18 +124,38 @@ fn an_order_that_is_done_with_goes_and_one_to_go_back_stays() {
     (seat.rolled_back, seat.roll_out.as_mut().unwrap().before) = (Some(pod(new)), None);
     assert_eq!(right(&back, false), None);
     // The spec is another one: it is forgiven.
-    assert_eq!(put_right(&back, &pod("3.6.18"), false, false).unwrap().rolled_back, None);
+    assert_eq!(put_right(&back, &pod("3.6.18"), false, true, false).unwrap().rolled_back, None);
     // The spec was set back while an order to something else was open: nothing is restarted, and the order is known until it was read.
     let open = member("3.6.18", new, Some(true), Some("pod-1-x"));
     let seat = right(&open, false).unwrap();
     assert_eq!((seat.pod.clone(), seat.roll_out.as_ref().map(|order| order.before.clone())), (pod(new), Some(None)));
+    assert!(seat.roll_out.as_ref().unwrap().stays, "it is no leave to replace anything");
+    let mut stays = open.clone();
+    stays.spec.seat = Some(seat);
+    assert_eq!(view(&stays, &pod(new)), RunsWith::UnderWay);
+    assert_eq!(right(&stays, false).unwrap().roll_out, None, "read, and that is what runs");
+    stays.metadata.generation = Some(2);
+    assert_eq!(right(&stays, false), None);
+    // It came first.
+    stays.metadata.generation = Some(1);
+    stays.status.as_mut().unwrap().pod.as_mut().unwrap().pod = pod("3.6.18");
+    let came = right(&stays, false).unwrap();
+    assert_eq!((came.pod, came.roll_out), (pod("3.6.18"), None));
+    // Neither wanted any more, nor well, nor can it go back: the next one takes its place.
+    let stuck = member("3.6.18", "3.6.18", Some(false), Some("pod-1-x"));
+    assert_eq!(right(&stuck, false), None, "it can go back");
+    let given_up = put_right(&stuck, &pod(new), false, false, false).unwrap();
+    assert_eq!(given_up.roll_out.as_ref().unwrap().before, None);
+    let mut stuck = stuck;
+    stuck.spec.seat = Some(given_up);
+    assert_eq!(view(&stuck, &pod(new)), RunsWith::Outdated);
     // What was asked for a roll-out goes with it, or with its image.
     let mut asked = member(old, old, Some(true), None);
     let seat = asked.spec.seat.as_mut().unwrap();
     (seat.prove, seat.snapshot) = (Some(pod(new).image), Some("snapshot-1-x".into()));
     assert_eq!(right(&asked, false), None);
-    let over = put_right(&asked, &pod(new), false, true).unwrap();
+    let over = put_right(&asked, &pod(new), false, true, true).unwrap();
     assert_eq!((over.prove, over.snapshot), (None, None));
-    let other = put_right(&asked, &pod("3.6.18"), false, false).unwrap();
+    let other = put_right(&asked, &pod("3.6.18"), false, true, false).unwrap();
     assert_eq!((other.prove, other.snapshot), (None, None));
 }

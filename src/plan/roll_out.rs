@@ -117,14 +117,15 @@ fn under_way(o: &Observed) -> Option<Plan> {
     let mut open = o.seats.iter().filter(|seat| seat.runs_with == RunsWith::UnderWay).peekable();
     open.peek()?;
     let is_stuck = |seat: &&Seat| {
-        let is_over = seat.replaced_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > 2 * WELL_WITHIN_MS);
+        let is_over =
+            seat.replaced_ms.or(seat.restart_ordered_ms).is_some_and(|at| o.now_ms.saturating_sub(at) > 2 * WELL_WITHIN_MS);
         seat.runs_with == RunsWith::UnderWay && is_over
     };
     if let Some(seat) = o.seats.iter().find(is_stuck) {
         return Some(Plan::hold(
             HoldReason::RollOutFailed,
             format!(
-                "etcd on {} was given another pod and has not been well with it since; what it had before cannot be put back (or its agent does not answer): see the pod's events and log on that node, and its kubelet; set what the spec says of the pod to something with which it comes up",
+                "etcd on {} was to be restarted more than 10 min ago and is not done with it: its agent or its kubelet has not carried that out, or it has not been well since and what it had before cannot be put back: see spec.seat, status.pod and status.problemMessage of its EtcdMember, and the pod's events and log on that node; set what the spec says of the pod to something with which it comes up",
                 seat.node
             ),
         ));
@@ -174,17 +175,17 @@ fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMemb
 /// An order that has not been carried out is taken back once another member or a node is no longer well, or its agent does not bring it: it may come back
 /// with it at any time, and that would then be one member too many.
 pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
-    let is_open = |seat: &&Seat| {
-        seat.runs_with == RunsWith::UnderWay && seat.restart_ordered_ms.is_some() && seat.keeper == KeeperView::Running
-    };
-    let seat = o.seats.iter().find(is_open)?;
-    let own = grow::listed(seat, members).filter(|m| is_healthy(m))?;
     let is_overruled = o.spec.overruled == Some(HoldReason::ToleranceTooLow);
-    let others = members.iter().filter(|m| m.id != own.id);
-    let is_well = others.clone().all(is_healthy) && (is_overruled || may_be_down(&voluntary(o, members), own.id));
-    let is_late = seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) > BROUGHT_WITHIN_MS);
-    let is_lost = is_late && !grow::answers(o, seat);
-    (!is_well || is_lost).then(|| Plan::Do(Step::CallOffRollOut { node: seat.node.clone() }))
+    let is_due = |seat: &&Seat| {
+        let is_at_rest = matches!(seat.keeper, KeeperView::Waiting { .. } | KeeperView::Refused { .. } | KeeperView::Stopped);
+        let is_open = seat.runs_with == RunsWith::UnderWay && !is_at_rest;
+        let (Some(at), Some(own)) = (seat.restart_ordered_ms, grow::listed(seat, members)) else { return false };
+        let mut others = members.iter().filter(|m| m.id != own.id);
+        let is_well = others.all(is_healthy) && (is_overruled || may_be_down(&voluntary(o, members), own.id));
+        let is_lost = o.now_ms.saturating_sub(at) > BROUGHT_WITHIN_MS && !grow::answers(o, seat);
+        is_open && is_healthy(own) && (!is_well || is_lost)
+    };
+    o.seats.iter().find(is_due).map(|seat| Plan::Do(Step::CallOffRollOut { node: seat.node.clone() }))
 }
 
 /// Whether no etcd runs there that could be lost: its keeper says so, and nobody has heard of it.

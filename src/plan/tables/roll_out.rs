@@ -344,7 +344,7 @@ fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the
 fn a_human_is_told_of_a_pod_that_neither_comes_up_nor_can_be_taken_back() {
     let mut o = replaced(600_001);
     o.seats[1].may_go_back = false;
-    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 was given another pod");
+    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 was to be restarted");
     o.seats[1].replaced_ms = Some(NOW - 600_000);
     waits(&o, WaitFor::MemberRestart);
 }
