@@ -48,6 +48,11 @@ pub(crate) fn write_from(path: &Path, mut content: impl io::Read, mode: u32) -> 
     })
 }
 
+/// Removes a file. Returns whether there was one.
+pub(crate) fn remove(path: &Path) -> Result<bool, Problem> {
+    remove_if_there(path).map_err(|error| Problem::file("remove", path, &error))
+}
+
 /// Writes a file unless it has that content already. Returns whether it wrote.
 pub(crate) fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> Result<bool, Problem> {
     if read(path)?.is_some_and(|current| current == content) {
@@ -128,10 +133,12 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+/// The same, with the error as it is.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

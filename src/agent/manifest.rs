@@ -140,8 +140,7 @@ fn path(args: &AgentArgs, cluster: &str) -> PathBuf {
 
 /// What the kubelet finds there, if it is one of ours.
 fn on_disk(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
-    let text = files::read(&path(args, cluster))?;
-    Ok(text.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
+    read_from(&path(args, cluster))
 }
 
 /// What the manifest is made from, and whether the pod that runs is: `running` is what its keeper says.
@@ -159,8 +158,11 @@ pub(crate) fn status(args: &AgentArgs, cluster: &str, running: Option<&str>) -> 
 }
 
 fn copy(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
-    let text = files::read(&notes(&args.paths(cluster)).join(COPY))?;
-    Ok(text.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
+    read_from(&notes(&args.paths(cluster)).join(COPY))
+}
+
+fn read_from(path: &Path) -> Result<Option<Copy>, Problem> {
+    Ok(files::read(path)?.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
 }
 
 /// The inputs of a rendered manifest, out of it.
@@ -189,12 +191,7 @@ fn read(text: String) -> Option<Copy> {
 
 /// Takes the manifest away; the copy stays. Returns whether there was one.
 pub(crate) fn remove(args: &AgentArgs, cluster: &str) -> Result<bool, Problem> {
-    let path = path(args, cluster);
-    match std::fs::remove_file(&path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(Problem::file("remove", &path, &error)),
-    }
+    files::remove(&path(args, cluster))
 }
 
 fn digest(inputs: &Inputs<'_>) -> Result<String, Problem> {

@@ -1,7 +1,6 @@
 //! The proof of an image on this node, beside the pod that runs: a static pod of that image with which nothing goes down. The kubelet pulls the
 //! image for it, and keeps it as long as the pod is there.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use etcd_operator_api::member::ProofStatus;
@@ -25,12 +24,13 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Res
     let manifest = args.static_pods().join(format!("proof-etcd-{cluster}.yaml"));
     let proof = args.paths(cluster).proof();
     let Some(image) = image.filter(|image| allowed(args, image).is_ok()) else {
-        return remove(&manifest).and_then(|()| remove(&proof));
+        files::remove(&manifest)?;
+        return files::remove(&proof).map(drop);
     };
     let text = render(args, cluster, image)?;
     // What was found long ago does not show that the image is there now.
     if files::read(&manifest)?.is_none_or(|lies| lies != text.as_bytes()) {
-        remove(&proof)?;
+        files::remove(&proof)?;
     }
     if files::write_if_changed(&manifest, text.as_bytes(), files::SECRET)? {
         tracing::info!(cluster, image, "an image is to be proven");
@@ -41,31 +41,23 @@ pub(crate) fn apply(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Res
 /// What is known of the image asked for.
 pub(crate) fn status(args: &AgentArgs, cluster: &str, image: Option<&str>) -> Result<Option<ProofStatus>, Problem> {
     let Some(image) = image else { return Ok(None) };
+    let said = |version: Result<String, String>| {
+        let (version, message) = match version {
+            Ok(version) => (version, String::new()),
+            Err(message) => (String::new(), message),
+        };
+        ProofStatus { image: image.to_owned(), version, message, reads_log: None }
+    };
     if let Err(problem) = allowed(args, image) {
-        return Ok(Some(ProofStatus {
-            image: image.to_owned(),
-            version: String::new(),
-            message: problem.message,
-            reads_log: None,
-        }));
+        return Ok(Some(said(Err(problem.message))));
     }
     let proof: Option<Proof> = files::read_json(&args.paths(cluster).proof())?;
     // Of an earlier image it says nothing.
-    Ok(proof.filter(|proof| proof.image == image).map(|Proof { image, version }| match version {
-        Ok(version) => ProofStatus { image, version, message: String::new(), reads_log: None },
-        Err(message) => ProofStatus { image, version: String::new(), message, reads_log: None },
-    }))
+    Ok(proof.filter(|proof| proof.image == image).map(|proof| said(proof.version)))
 }
 
 fn allowed(args: &AgentArgs, image: &str) -> Result<(), Problem> {
     allow_image("spec.seat.prove", image, &args.allowed_image_prefixes)
-}
-
-fn remove(path: &Path) -> Result<(), Problem> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Problem::file("remove", path, &error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 /// From which version on etcd cannot read what 3.5 has written to its log.

@@ -34,9 +34,7 @@ pub(crate) fn wanted(view: &View) -> Pod {
 /// that are well: once the last old one is gone the cluster has gone up, and takes no older one.
 pub(crate) fn of_new(view: &View) -> Pod {
     let wanted = wanted(view);
-    let there =
-        view.seats().into_iter().filter(|m| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy));
-    let pods = there.filter_map(|m| {
+    let pods = view.seats().into_iter().filter(|m| is_up(view, m)).filter_map(|m| {
         let ordered = m.spec.seat.as_ref().map(|seat| &seat.pod);
         m.status.as_ref().and_then(|s| s.pod.as_ref()).map(|status| &status.pod).or(ordered)
     });
@@ -125,6 +123,14 @@ fn member_id(member: &EtcdMember) -> Option<MemberId> {
     member.spec.seat.as_ref()?.order.member_id.as_deref()?.parse().ok()
 }
 
+fn status_of<'a>(view: &'a View, member: &EtcdMember) -> Option<&'a MemberStatus> {
+    view.status_of(member_id(member)?)
+}
+
+fn is_up(view: &View, member: &EtcdMember) -> bool {
+    status_of(view, member).is_some_and(MemberStatus::is_healthy)
+}
+
 /// The members that have said how they are.
 fn answering(view: &View) -> impl Iterator<Item = (MemberId, &MemberStatus)> {
     view.etcd.iter().flat_map(|reading| &reading.members).filter_map(|(member, status)| Some((member.id, status.as_ref()?)))
@@ -132,12 +138,10 @@ fn answering(view: &View) -> impl Iterator<Item = (MemberId, &MemberStatus)> {
 
 /// Whether a member is well with the pod that its order has.
 fn is_well(view: &View, member: &EtcdMember) -> bool {
-    let (Some((seat, status)), Some(id)) = (seat_and_status(member), member_id(member)) else { return false };
+    let Some((seat, status)) = seat_and_status(member) else { return false };
     let runs = seat.pod == status.pod && status.runs == Some(true);
     let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
-    runs && !is_unread(member)
-        && keeper.is_some_and(|k| k.phase == "Running")
-        && view.status_of(id).is_some_and(MemberStatus::is_healthy)
+    runs && !is_unread(member) && keeper.is_some_and(|k| k.phase == "Running") && is_up(view, member)
 }
 
 /// Puts orders right: one that is done with goes; so does one whose pod nobody wants any more, and what was asked for a roll-out that is over.
@@ -196,7 +200,7 @@ pub(crate) fn refusal(view: &View) -> Option<String> {
         return Some(why);
     }
     // One that does not answer runs what its pod has.
-    let silent = view.seats().into_iter().filter(|m| member_id(m).is_some_and(|id| view.status_of(id).is_none()));
+    let silent = view.seats().into_iter().filter(|m| member_id(m).is_some() && status_of(view, m).is_none());
     let images = silent.filter_map(|m| Some(seat_and_status(m)?.1.pod.image.rsplit_once(":v")?.1));
     let versions: Vec<&str> = answering(view).map(|(_, status)| status.version.as_str()).chain(images).collect();
     skew(&versions, view.cluster.spec.plain_version())
@@ -299,9 +303,8 @@ fn needs_snapshot(view: &View) -> bool {
 
 /// A snapshot that was asked for in this roll-out, of a member that is well.
 fn snapshot_asked<'a>(view: &'a View) -> Option<(&'a EtcdMember, &'a String)> {
-    let is_up = |m: &EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy);
     let asked = |m: &'a EtcdMember| Some((m, m.spec.seat.as_ref()?.snapshot.as_ref()?));
-    view.seats().into_iter().filter(|m| is_up(m)).find_map(asked)
+    view.seats().into_iter().filter(|m| is_up(view, m)).find_map(asked)
 }
 
 /// Since when something is missing.
@@ -315,14 +318,13 @@ pub(crate) fn note_preparing(view: &View, memory: &mut Memory) {
 /// Asks for what is missing.
 pub(crate) async fn prepare(context: &Context, view: &View) -> Result<(), ControllerError> {
     let wanted = wanted(view);
-    let leads = |m: &EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_none_or(|s| s.leader == Some(s.member_id));
-    let is_up = |m: &&EtcdMember| member_id(m).and_then(|id| view.status_of(id)).is_some_and(MemberStatus::is_healthy);
+    let leads = |m: &EtcdMember| status_of(view, m).is_none_or(|s| s.leader == Some(s.member_id));
     let needs_snapshot = needs_snapshot(view) && snapshot_asked(view).is_none();
     // Of a follower, where there is one: the leader has enough to do.
     let source = view
         .seats()
         .into_iter()
-        .filter(is_up)
+        .filter(|m| is_up(view, m))
         .min_by_key(|m| (!is_fresh(m), leads(m), &m.spec.node_name))
         .filter(|_| needs_snapshot);
     for member in view.seats() {

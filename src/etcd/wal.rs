@@ -209,7 +209,7 @@ pub fn reach(wal_dir: &Path) -> Result<Reach, WalError> {
                     (reach.term, reach.vote, reach.commit) = (state.term, state.vote, state.commit);
                 }
                 SNAPSHOT => {
-                    let mark = SnapshotMark::decode(data).map_err(|_| segment.corrupt("a snapshot mark cannot be decoded"))?;
+                    let mark = segment.mark(data)?;
                     if mark.index > reach.last_index {
                         (reach.last_term, reach.last_index) = (mark.term, mark.index);
                     }
@@ -237,18 +237,12 @@ pub fn last_index(wal_dir: &Path) -> Result<u64, WalError> {
     for (at, (_, path)) in list.iter().enumerate().rev() {
         let mut segment = Segment::open(path, None)?;
         let mut entry = None;
-        loop {
-            let record = match segment.next()? {
-                Next::Record(record) => record,
-                Next::End => break,
-                Next::Torn(_) if at == newest => break,
-                Next::Torn(why) => return Err(segment.corrupt(why)),
-            };
+        while let Some(record) = segment.record(at == newest)? {
             let data = record.data.as_slice();
             match record.kind {
                 ENTRY => entry = Some(Entry::decode(data).map_err(|_| segment.corrupt("an entry cannot be decoded"))?.index),
                 SNAPSHOT => {
-                    let mark = SnapshotMark::decode(data).map_err(|_| segment.corrupt("a snapshot mark cannot be decoded"))?;
+                    let mark = segment.mark(data)?;
                     snapshot = snapshot.max(mark.index);
                 }
                 _ => {}
@@ -272,13 +266,7 @@ pub fn has_v2_requests(wal_dir: &Path) -> Result<bool, WalError> {
     let (mut snapshot, mut last) = (0, None);
     for (at, (_, path)) in list.iter().enumerate() {
         let mut segment = Segment::open(path, None)?;
-        loop {
-            let record = match segment.next()? {
-                Next::Record(record) => record,
-                Next::End => break,
-                Next::Torn(_) if at == newest => break,
-                Next::Torn(why) => return Err(segment.corrupt(why)),
-            };
+        while let Some(record) = segment.record(at == newest)? {
             let data = record.data.as_slice();
             match record.kind {
                 ENTRY => {
@@ -288,7 +276,7 @@ pub fn has_v2_requests(wal_dir: &Path) -> Result<bool, WalError> {
                     }
                 }
                 SNAPSHOT => {
-                    let mark = SnapshotMark::decode(data).map_err(|_| segment.corrupt("a snapshot mark cannot be decoded"))?;
+                    let mark = segment.mark(data)?;
                     snapshot = snapshot.max(mark.index);
                 }
                 _ => {}
@@ -395,6 +383,20 @@ enum Next {
 }
 
 impl Segment {
+    /// The next record; `None` at the end, which in the newest segment may be a torn one.
+    fn record(&mut self, is_newest: bool) -> Result<Option<Record>, WalError> {
+        match self.next()? {
+            Next::Record(record) => Ok(Some(record)),
+            Next::End => Ok(None),
+            Next::Torn(_) if is_newest => Ok(None),
+            Next::Torn(why) => Err(self.corrupt(why)),
+        }
+    }
+
+    fn mark(&self, data: &[u8]) -> Result<SnapshotMark, WalError> {
+        SnapshotMark::decode(data).map_err(|_| self.corrupt("a snapshot mark cannot be decoded"))
+    }
+
     fn open(path: &Path, crc: Option<u32>) -> Result<Self, WalError> {
         let io = |source| WalError::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;

@@ -114,14 +114,10 @@ fn prepare(o: &Observed) -> Option<Plan> {
 
 /// One that is ordered comes to its end first.
 fn under_way(o: &Observed) -> Option<Plan> {
-    let mut open = o.seats.iter().filter(|seat| seat.runs_with == RunsWith::UnderWay).peekable();
-    open.peek()?;
-    let is_stuck = |seat: &&Seat| {
-        let is_over =
-            seat.replaced_ms.or(seat.restart_ordered_ms).is_some_and(|at| o.now_ms.saturating_sub(at) > 2 * WELL_WITHIN_MS);
-        seat.runs_with == RunsWith::UnderWay && is_over
-    };
-    if let Some(seat) = o.seats.iter().find(is_stuck) {
+    let open = || o.seats.iter().filter(|seat| seat.runs_with == RunsWith::UnderWay);
+    open().next()?;
+    let since = |seat: &Seat| seat.replaced_ms.or(seat.restart_ordered_ms);
+    if let Some(seat) = open().find(|seat| since(seat).is_some_and(|at| o.now_ms.saturating_sub(at) > 2 * WELL_WITHIN_MS)) {
         return Some(Plan::hold(
             HoldReason::RollOutFailed,
             format!(
@@ -132,7 +128,7 @@ fn under_way(o: &Observed) -> Option<Plan> {
     }
     // One that an agent does not bring may take for ever.
     let is_new = |seat: &Seat| seat.restart_ordered_ms.is_some_and(|at| o.now_ms.saturating_sub(at) <= BROUGHT_WITHIN_MS);
-    let look_again_ms = if open.any(is_new) { FAST_LOOK_MS } else { SLOW_LOOK_MS / 5 };
+    let look_again_ms = if open().any(is_new) { FAST_LOOK_MS } else { SLOW_LOOK_MS / 5 };
     Some(Plan::Wait { what: WaitFor::MemberRestart, look_again_ms })
 }
 
@@ -177,8 +173,7 @@ fn api_servers(o: &Observed, seen: &[EtcdMember], seat: &Seat, member: &EtcdMemb
 pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_overruled = o.spec.overruled == Some(HoldReason::ToleranceTooLow);
     let is_due = |seat: &&Seat| {
-        let is_at_rest = matches!(seat.keeper, KeeperView::Waiting { .. } | KeeperView::Refused { .. } | KeeperView::Stopped);
-        let is_open = seat.runs_with == RunsWith::UnderWay && !is_at_rest;
+        let is_open = seat.runs_with == RunsWith::UnderWay && !says_that_it_rests(seat);
         let (Some(at), Some(own)) = (seat.restart_ordered_ms, grow::listed(seat, members)) else { return false };
         let mut others = members.iter().filter(|m| m.id != own.id);
         let is_well = others.all(is_healthy) && (is_overruled || may_be_down(&voluntary(o, members), own.id));
@@ -190,9 +185,12 @@ pub(crate) fn call_off(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 
 /// Whether no etcd runs there that could be lost: its keeper says so, and nobody has heard of it.
 fn is_at_rest(seat: &Seat, members: &[EtcdMember]) -> bool {
-    let says_so = match seat.keeper {
+    says_that_it_rests(seat) && !grow::listed(seat, members).is_some_and(is_healthy)
+}
+
+fn says_that_it_rests(seat: &Seat) -> bool {
+    match seat.keeper {
         KeeperView::Waiting { .. } | KeeperView::Refused { .. } | KeeperView::Stopped => true,
         KeeperView::NotPrepared { .. } | KeeperView::Running => false,
-    };
-    says_so && !grow::listed(seat, members).is_some_and(is_healthy)
+    }
 }

@@ -51,10 +51,7 @@ pub(crate) async fn take(
 /// Streams into a new file that only root reads; the digest is verified on the way.
 async fn stream(client: &dyn Endpoint, path: &Path) -> Result<(u64, String), String> {
     let cannot = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
-        _ => {}
-    }
+    files::remove_if_there(path).map_err(cannot)?;
     let mut file =
         tokio::fs::OpenOptions::new().write(true).create_new(true).mode(files::SECRET).open(path).await.map_err(cannot)?;
     let snapshot = client.snapshot(&mut file).await.map_err(|error| error.to_string())?;
