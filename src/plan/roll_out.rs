@@ -81,12 +81,13 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 }
 
 /// A member that was given another pod, has had its time and is not well gets back the one before. What this observer has not seen itself does not count: right
-/// after a power cut all are down.
+/// after a power cut all are down. Nor does silence alone: an etcd that runs, as its keeper says, may be cut off from here and no more.
 pub(crate) fn take_back(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_over = |at: Option<u64>| at.is_some_and(|at| o.now_ms.saturating_sub(at) > WELL_WITHIN_MS);
     let has_failed = |seat: &&Seat| {
         let is_down = is_over(seat.down_since_ms) && !grow::listed(seat, members).is_some_and(is_healthy);
-        seat.may_go_back && is_over(seat.replaced_ms) && is_down && grow::answers(o, seat)
+        let runs = seat.keeper == KeeperView::Running;
+        seat.may_go_back && is_over(seat.replaced_ms) && is_down && !runs && grow::answers(o, seat)
     };
     o.seats.iter().find(has_failed).map(|seat| Plan::Do(Step::RollBack { node: seat.node.clone() }))
 }
@@ -121,7 +122,7 @@ fn under_way(o: &Observed) -> Option<Plan> {
         return Some(Plan::hold(
             HoldReason::RollOutFailed,
             format!(
-                "etcd on {} was to be restarted more than 10 min ago and is not done with it: its agent or its kubelet has not carried that out, or it has not been well since and what it had before cannot be put back: see spec.seat, status.pod and status.problemMessage of its EtcdMember, and the pod's events and log on that node; set what the spec says of the pod to something with which it comes up",
+                "etcd on {} was to be restarted more than 10 min ago and is not done with it: its agent or its kubelet has not carried that out, or it has not been well since, and what it had before cannot be put back or its keeper says that etcd runs: see spec.seat, status.pod and status.problemMessage of its EtcdMember, and the pod's events and log on that node; set what the spec says of the pod to something with which it comes up",
                 seat.node
             ),
         ));

@@ -305,6 +305,7 @@ fn replaced(ms: u64) -> Observed {
     order(&mut o, 2);
     (o.seats[1].restart_ordered_ms, o.seats[1].replaced_ms, o.seats[1].may_go_back) = (None, Some(NOW - ms), true);
     (member(&mut o, 2).health, o.seats[1].down_since_ms) = (EtcdHealth::Unknown, Some(NOW - ms));
+    o.seats[1].keeper = KeeperView::Waiting { reason: "EtcdExited".into() };
     o
 }
 
@@ -326,6 +327,15 @@ fn a_pod_with_which_a_member_does_not_come_up_is_taken_back_and_not_tried_on_the
     o.seats[1].down_since_ms = Some(NOW - 300_000);
     waits(&o, WaitFor::MemberRestart);
     o.seats[1].down_since_ms = Some(NOW - 300_001);
+    // Its etcd runs, and only does not answer: who is cut off is not dead. A human is told if it stays so.
+    o.seats[1].keeper = KeeperView::Running;
+    waits(&o, WaitFor::MemberRestart);
+    o.seats[1].replaced_ms = Some(NOW - 600_001);
+    holds(&o, HoldReason::RollOutFailed, "etcd on cp2 was to be restarted");
+    o.seats[1].replaced_ms = Some(NOW - 300_001);
+    // The kubelet has not started its keeper: that says nothing, and its agent does.
+    o.seats[1].keeper = KeeperView::NotPrepared { why: "its image holds etcd 3.6.16, not 3.7.3".into() };
+    does(&o, back.clone());
     // It came up after all.
     member(&mut o, 2).health = follower();
     waits(&o, WaitFor::MemberRestart);
