@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec, Seat};
+use etcd_operator_etcd::client::{Member, MemberStatus};
 use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::MemberId;
@@ -12,7 +13,9 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, etcd, leader, members, pods, preflight, progress, remove, settings, stopper, structure};
+use super::{
+    Context, ControllerError, corrupt, etcd, leader, members, pods, preflight, progress, remove, settings, stopper, structure,
+};
 use crate::clock;
 
 /// What became of a step.
@@ -47,6 +50,15 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
+        Step::CompareStores => corrupt::compare(view, memory).await.map(done),
+        Step::RemoveCorrupt { member, .. } => {
+            let client = any_voter(view, memory).await?;
+            passing("MemberRemove", client.member_remove(MemberId(member.0)).await)
+        }
+        Step::DisarmCorrupt { member } => {
+            let client = any_voter(view, memory).await?;
+            passing("Alarm", client.disarm_corrupt(MemberId(member.0)).await)
+        }
         Step::PrepareRollOut => pods::prepare(context, view).await.map(done),
         Step::RollBack { node } => pods::roll_back(context, view, node).await.map(done),
         Step::RollOut { node, restart } => settings::apply(context, view, node, *restart).await,
@@ -326,41 +338,22 @@ async fn gate_of(view: &View, memory: &mut Memory, reading: &etcd::Reading) -> R
             return Ok(Err(Failure::NotYet(format!("{} has been connected for less than 6 s", member.name))));
         }
     }
-    // A learner takes no writes and tells clients no hash; its peers it does (below).
-    let mut voters = Vec::new();
-    for (member, status) in reading.members.iter().filter(|(m, _)| !m.is_learner) {
-        let Some(url) = member.client_urls.first() else { continue };
-        match status {
-            Some(status) => voters.push((member.id, status.revision, etcd::client(memory, url).await?)),
-            None if Some(member.id) == boot => {}
-            None => return Ok(Err(Failure::NotYet(format!("{} does not answer", member.name)))),
-        }
+    let is_silent_voter = |(m, s): &&(Member, Option<MemberStatus>)| !m.is_learner && s.is_none() && Some(m.id) != boot;
+    if let Some((silent, _)) = reading.members.iter().find(is_silent_voter) {
+        return Ok(Err(Failure::NotYet(format!("{} does not answer", silent.name))));
     }
-    for (id, _, client) in voters.iter().filter(|(id, ..)| Some(*id) != boot) {
-        if let Err(error) = client.write_and_read(&format!("gate-{id}")).await {
+    // A learner takes no writes.
+    for (member, _) in reading.members.iter().filter(|(m, s)| !m.is_learner && s.is_some() && Some(m.id) != boot) {
+        let Some(url) = member.client_urls.first() else { continue };
+        let id = member.id;
+        if let Err(error) = etcd::client(memory, url).await?.write_and_read(&format!("gate-{id}")).await {
             return Ok(Err(Failure::NotYet(format!("no write through {id}: {error}"))));
         }
     }
-    let learners: Vec<_> =
-        reading.members.iter().filter(|(m, _)| m.is_learner).filter_map(|(m, s)| Some((m, s.as_ref()?.revision))).collect();
-    let revisions = voters.iter().map(|(_, revision, _)| *revision).chain(learners.iter().map(|(_, revision)| *revision));
-    let Some(revision) = revisions.min() else {
-        return Ok(Err(Failure::NotYet("no voter answers".into())));
+    let (revision, hashes) = match corrupt::hashes(memory, reading, |_| true).await? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(Failure::NotYet(why))),
     };
-    let mut hashes = Vec::new();
-    for (id, _, client) in &voters {
-        match client.hash_kv(revision).await {
-            Ok(hash) => hashes.push((*id, hash)),
-            Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {id}: {error}")))),
-        }
-    }
-    for (learner, _) in &learners {
-        let Some((url, (_, _, tls))) = learner.peer_urls.first().zip(memory.ca.as_ref()) else { continue };
-        match memory.dial.peer_hash(url, tls, reading.cluster_id, revision).await {
-            Ok(hash) => hashes.push((learner.id, hash)),
-            Err(error) => return Ok(Err(Failure::NotYet(format!("no hash from {}: {error}", learner.id)))),
-        }
-    }
     let Some((_, first)) = hashes.first() else { return Ok(Ok(())) };
     if hashes.iter().any(|(_, h)| h.compact_revision != first.compact_revision) {
         return Ok(Err(Failure::NotYet("the members were compacting while their hashes were taken".into())));

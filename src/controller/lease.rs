@@ -35,10 +35,21 @@ impl Default for LeaseTimes {
     }
 }
 
+/// Whether this replica leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// It does not.
+    No,
+    /// Nobody can: the API takes no writes, as etcd's alarm is raised (`corrupt.rs`).
+    Refused,
+    /// It does.
+    Yes,
+}
+
 /// This replica's claim.
 #[derive(Clone)]
 pub(crate) struct Claim {
-    held: watch::Receiver<bool>,
+    held: watch::Receiver<Held>,
     turns: Arc<AtomicU64>,
     aside: watch::Sender<Option<clock::Instant>>,
     stop: watch::Sender<bool>,
@@ -50,7 +61,7 @@ pub(crate) struct Claim {
 impl Claim {
     /// Starts to claim the Lease in the background.
     pub(crate) fn start(client: Client, namespace: &str, holder: &str, times: LeaseTimes, metrics: Metrics) -> Self {
-        let (held_tx, held) = watch::channel(false);
+        let (held_tx, held) = watch::channel(Held::No);
         let turns = Arc::new(AtomicU64::new(0));
         let (aside, stands_aside) = watch::channel(None);
         let (stop, stopped) = watch::channel(false);
@@ -60,7 +71,7 @@ impl Claim {
         let mut task = JoinSet::new();
         task.spawn(async move {
             keeper.run(&held_tx, &counts, stands_aside, stopped).await;
-            held_tx.send_replace(false);
+            held_tx.send_replace(Held::No);
             done_tx.send_replace(true);
         });
         Self { held, turns, aside, stop, done, _task: Arc::new(task) }
@@ -68,7 +79,12 @@ impl Claim {
 
     /// Whether this replica holds it right now.
     pub(crate) fn is_held(&self) -> bool {
-        *self.held.borrow() && !is_aside(*self.aside.borrow())
+        *self.held.borrow() == Held::Yes && !is_aside(*self.aside.borrow())
+    }
+
+    /// Whether this replica may do what needs no Lease, or holds it.
+    pub(crate) fn may_act(&self) -> bool {
+        self.is_held() || *self.held.borrow() == Held::Refused
     }
 
     /// Which turn of leading this is: it goes up each time this replica gets the Lease after it did not have it.
@@ -76,12 +92,12 @@ impl Claim {
         self.turns.load(Ordering::SeqCst)
     }
 
-    /// Yields each time this replica gets it.
+    /// Yields each time this replica gets it, or nobody can.
     pub(crate) fn acquired(&self) -> impl futures::Stream<Item = ()> + Send + 'static {
         futures::stream::unfold(self.held.clone(), |mut held| async move {
             loop {
                 held.changed().await.ok()?;
-                if *held.borrow_and_update() {
+                if *held.borrow_and_update() != Held::No {
                     return Some(((), held));
                 }
             }
@@ -118,7 +134,7 @@ struct Keeper {
 impl Keeper {
     async fn run(
         mut self,
-        held: &watch::Sender<bool>,
+        held: &watch::Sender<Held>,
         turns: &AtomicU64,
         mut aside: watch::Receiver<Option<clock::Instant>>,
         mut stopped: watch::Receiver<bool>,
@@ -135,23 +151,24 @@ impl Keeper {
         loop {
             let stands_aside = is_aside(*aside.borrow_and_update());
             let outcome = if stands_aside {
-                set(held, false);
+                set(held, Held::No);
                 clock::within(self.times.renew_deadline, self.give_back()).await.map(|given| given.map(|()| false))
             } else {
                 clock::within(self.times.renew_deadline, self.try_once()).await
             };
+            let is_refused = !stands_aside && matches!(&outcome, Some(Err(error)) if super::corrupt::is_refusal(error));
             match outcome {
                 Some(Ok(false)) if stands_aside => say("this replica stands aside for another".into()),
                 Some(Ok(true)) => {
                     renewed = clock::instant();
-                    if !*held.borrow() {
+                    if *held.borrow() != Held::Yes {
                         turns.fetch_add(1, Ordering::SeqCst);
                     }
-                    set(held, true);
+                    set(held, Held::Yes);
                     say("this replica leads".into());
                 }
                 Some(Ok(false)) => {
-                    set(held, false);
+                    set(held, Held::No);
                     say("another replica leads".into());
                 }
                 Some(Err(error)) => {
@@ -160,16 +177,17 @@ impl Keeper {
                 None => say(format!("the API does not answer for the Lease {NAME}, so this replica does nothing")),
             }
             if renewed.elapsed() >= self.times.renew_deadline {
-                set(held, false);
+                set(held, if is_refused { Held::Refused } else { Held::No });
             }
-            self.metrics.set_leading(*held.borrow());
+            let leads = *held.borrow();
+            self.metrics.set_leading(leads == Held::Yes, leads != Held::No);
             tokio::select! {
                 () = clock::sleep(self.times.retry) => {}
                 Ok(()) = aside.changed() => {}
                 _ = stopped.wait_for(|stop| *stop) => break,
             }
         }
-        if *held.borrow() {
+        if *held.borrow() == Held::Yes {
             let _ = self.give_back().await;
         }
     }
@@ -239,9 +257,9 @@ fn jiff_now() -> jiff::Timestamp {
     i64::try_from(clock::now_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
 }
 
-fn set(held: &watch::Sender<bool>, value: bool) {
+fn set(held: &watch::Sender<Held>, value: Held) {
     let changed = held.send_if_modified(|old| std::mem::replace(old, value) != value);
     if changed {
-        tracing::info!(held = value, "leadership changed");
+        tracing::info!(held = ?value, "leadership changed");
     }
 }

@@ -4,16 +4,20 @@
 use etcd_operator_api::member::EtcdMember;
 use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_etcd::ids::MemberId;
-use etcd_operator_plan::DATA_IS_GONE;
+use etcd_operator_plan::{DATA_IS_CORRUPT, DATA_IS_GONE};
 
 use super::memory::Memory;
 use super::observe::{View, is_fresh};
 use super::{Context, ControllerError, members};
 
-/// The member whose data the keeper of this seat misses.
+fn is_loss(reason: &str) -> bool {
+    DATA_IS_GONE.contains(&reason) || reason == DATA_IS_CORRUPT
+}
+
+/// The member whose data the keeper of this seat misses, or etcd does not run on.
 fn claimed(member: &EtcdMember) -> Option<MemberId> {
     let keeper = member.status.as_ref()?.keeper.as_ref()?;
-    let is_gone = keeper.phase == "Refused" && DATA_IS_GONE.contains(&keeper.reason.as_str());
+    let is_gone = keeper.phase == "Refused" && is_loss(&keeper.reason);
     is_gone.then_some(())?;
     member.spec.seat.as_ref()?.order.member_id.as_deref()?.parse().ok()
 }
@@ -21,7 +25,7 @@ fn claimed(member: &EtcdMember) -> Option<MemberId> {
 /// Whether a keeper's word of a loss still has to be asked for.
 pub(crate) fn is_unproven(memory: &Memory, member: &EtcdMember, reason: &str) -> bool {
     let proven = || claimed(member).and_then(|id| memory.losses.get(&id.0)).is_some_and(|(_, is_proven)| *is_proven);
-    DATA_IS_GONE.contains(&reason) && !proven()
+    is_loss(reason) && !proven()
 }
 
 /// Asks where a loss is claimed of a listed member that is not healthy; notes what came back. Returns how many objects were written.

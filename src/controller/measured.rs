@@ -85,6 +85,10 @@ impl Endpoint for MeasuredEndpoint {
         self.measure("MoveLeader", self.inner.move_leader(to))
     }
 
+    fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()> {
+        self.measure("Alarm", self.inner.disarm_corrupt(accused))
+    }
+
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {
         self.measure("HashKV", self.inner.hash_kv(revision))
     }

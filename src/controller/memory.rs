@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
-use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step};
+use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step, Stores};
 use k8s_openapi::api::core::v1::Node;
 
 use super::guards::{GuardImage, Guarded};
@@ -41,6 +41,12 @@ pub(crate) struct Memory {
     pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
+    /// The last comparison of the stores: when (ms), of which member IDs, and what came of it.
+    pub(crate) stores: Option<(u64, Vec<u64>, Stores)>,
+    /// When this process took etcd's alarm back last, ms.
+    pub(crate) disarmed_ms: Option<u64>,
+    /// Steps that no Event could tell of when they were taken.
+    pub(crate) untold: Vec<Step>,
     /// The preflight under way: its ID, and when it was asked for (ms).
     pub(crate) preflight: Option<(String, u64)>,
     /// Since when something is missing that must be there before members are restarted with another image, ms.
@@ -99,6 +105,9 @@ impl Memory {
             losses: HashMap::new(),
             progress: HashMap::new(),
             gate: None,
+            stores: None,
+            disarmed_ms: None,
+            untold: Vec::new(),
             preflight: None,
             preparing_since: None,
             preflight_failed: None,

@@ -2,6 +2,7 @@
 //! node. One pass takes at most one disruptive step and never sleeps; what it learned is derived again in the next one.
 
 mod act;
+mod corrupt;
 mod endpoints;
 mod etcd;
 mod figures;
@@ -250,7 +251,7 @@ async fn stop(context: &Context, told_to_stop: impl Future<Output = ()>) {
 }
 
 async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Action, ControllerError> {
-    if !context.lease.is_held() || context.stopping.load(Ordering::SeqCst) {
+    if !context.lease.may_act() || context.stopping.load(Ordering::SeqCst) {
         return Ok(Action::await_change());
     }
     let name = cluster.metadata.name.clone().unwrap_or_default();

@@ -388,6 +388,8 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
         rolled_back: pods::rolled_back(view),
         roll_out: pods::preparation(view, memory),
         api_servers: api_servers(view),
+        accused: view.etcd.as_ref().map(super::corrupt::accused).unwrap_or_default(),
+        stores: super::corrupt::stores(view, memory),
     }
 }
 

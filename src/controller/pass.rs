@@ -10,8 +10,8 @@ use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
-    Context, ControllerError, act, endpoints as published, etcd, figures, guards, losses, pods, preflight, progress, settings,
-    status, structure,
+    Context, ControllerError, act, corrupt, endpoints as published, etcd, figures, guards, losses, pods, preflight, progress,
+    settings, status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -47,6 +47,12 @@ pub(crate) async fn run(
         context.args.metrics.set_cluster(name, None);
         return Ok((Settled, None));
     };
+    if let Some(passed) = corrupt::pass(context, &view, memory).await? {
+        return Ok(passed);
+    }
+    if !context.lease.is_held() {
+        return Ok((Waits, Some(Duration::from_millis(plan::SLOW_LOOK_MS))));
+    }
     progress::note(&view, memory, context.args.learner_patience_ms());
     if !view.cluster.spec.paused
         && (structure::ensure(context, &view, memory).await? > 0
@@ -98,7 +104,7 @@ pub(crate) async fn run(
         }
         Plan::Wait { look_again_ms, .. } => Ok((Waits, Some(Duration::from_millis(*look_again_ms)))),
         Plan::Hold { .. } => Ok((Holds, Some(Duration::from_millis(plan::SLOW_LOOK_MS)))),
-        Plan::Done => Ok((Settled, None)),
+        Plan::Done => Ok((Settled, corrupt::looks_again(&view, memory))),
     }
 }
 
@@ -208,7 +214,7 @@ async fn disruptive(
 }
 
 /// The guard: a linearizable list right before the step shows the same members as the plan was made for.
-async fn is_as_planned(view: &View, memory: &mut Memory) -> bool {
+pub(crate) async fn is_as_planned(view: &View, memory: &mut Memory) -> bool {
     let Ok(reading) = &view.etcd else { return false };
     let mut clients = Vec::new();
     for endpoint in endpoints(view) {

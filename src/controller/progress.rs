@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_words_for_data_that_is_gone_are_the_keepers() {
         let words: Vec<String> = Reason::ALL.iter().map(ToString::to_string).collect();
-        for word in etcd_operator_plan::DATA_IS_GONE {
+        for word in etcd_operator_plan::DATA_IS_GONE.into_iter().chain([etcd_operator_plan::DATA_IS_CORRUPT]) {
             assert!(words.contains(&word.to_owned()), "{word}");
         }
     }

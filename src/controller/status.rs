@@ -151,7 +151,10 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         Plan::Do(Step::RemoveMember { .. }) => "Aborting",
         // Only once boot is out.
         Plan::Do(
-            Step::PrepareRollOut
+            Step::CompareStores
+            | Step::RemoveCorrupt { .. }
+            | Step::DisarmCorrupt { .. }
+            | Step::PrepareRollOut
             | Step::RollOut { .. }
             | Step::RollBack { .. }
             | Step::CallOffRollOut { .. }
@@ -364,7 +367,7 @@ pub(crate) async fn replace(context: &Context, object: EtcdCluster) -> Result<Et
 /// An Event per membership step.
 pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step: &Step, error: Option<&ControllerError>) {
     let is_loss = match step {
-        Step::Evict { .. } => true,
+        Step::Evict { .. } | Step::RemoveCorrupt { .. } | Step::DisarmCorrupt { .. } => true,
         Step::RemoveMember { node, .. } => why_removed(seen, node).1,
         _ => false,
     };
@@ -380,6 +383,8 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         | Step::MoveLeader { .. }
         | Step::RemoveBoot { .. }
         | Step::RemoveMember { .. }
+        | Step::RemoveCorrupt { .. }
+        | Step::DisarmCorrupt { .. }
         | Step::RollOut { .. }
         | Step::RollBack { .. }
         | Step::HandOverKeeper { .. } => step.kind(),

@@ -32,6 +32,13 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
         Step::RollOut { node, .. } => format!("restarting etcd on {node} with what the spec says"),
+        Step::CompareStores => "comparing the members' stores: etcd says that they differ, and refuses every write".into(),
+        Step::RemoveCorrupt { node, member } => {
+            format!("removing {member} on {node}: etcd accuses it, and its store differs from those of a quorum")
+        }
+        Step::DisarmCorrupt { member } => {
+            format!("taking back etcd's alarm against {member}: it is gone, serves nobody, or has the store of the others")
+        }
         Step::PrepareRollOut => "having the image proven on all nodes, and a snapshot taken where the version changes".into(),
         Step::RollBack { node } => format!("etcd on {node} did not come up with another pod, and is given back the one before"),
         Step::CallOffRollOut { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),

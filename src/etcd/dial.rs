@@ -30,6 +30,8 @@ pub trait Endpoint: Send + Sync {
     fn member_remove(&self, id: MemberId) -> Answer<'_, ()>;
     /// MoveLeader.
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()>;
+    /// Takes back the alarm CORRUPT that accuses a member.
+    fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()>;
     /// HashKV.
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv>;
     /// A write and a read through this member.
@@ -103,6 +105,10 @@ impl Endpoint for EtcdClient {
 
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()> {
         Box::pin(Self::move_leader(self, to))
+    }
+
+    fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()> {
+        Box::pin(Self::disarm_corrupt(self, accused))
     }
 
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {

@@ -1,6 +1,7 @@
 //! etcd as a child: starting it, signalling it, and taking note when it (or an orphan that fell to PID 1) ends.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -79,13 +80,16 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts it, its output going where the keeper's goes.
+    /// Starts it, its output going into a file, or where the keeper's goes.
     ///
     /// # Errors
     /// When the binary cannot be run.
-    pub fn spawn(binary: &Path, flags: &[String]) -> io::Result<Self> {
+    pub fn spawn(binary: &Path, flags: &[String], output: Option<File>) -> io::Result<Self> {
         let mut command = Command::new(binary);
         command.args(flags).stdin(Stdio::null());
+        if let Some(output) = output {
+            command.stdout(output.try_clone()?).stderr(output);
+        }
         // etcd reads a flag's value from the environment as well: only what is rendered here counts.
         let settings: Vec<OsString> =
             std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("ETCD_")).collect();

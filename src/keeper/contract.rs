@@ -374,6 +374,12 @@ impl Paths {
     pub fn keeper_prev(&self) -> PathBuf {
         self.bin().join("keeper.prev")
     }
+    /// What etcd says, after one that ended soon after its start. Writers: etcd, and the keeper, which empties it.
+    #[must_use]
+    pub fn etcd_log(&self) -> PathBuf {
+        self.dir.join("etcd.log")
+    }
+
     /// Snapshots taken on this node.
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {

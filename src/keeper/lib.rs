@@ -21,6 +21,7 @@ pub mod files;
 pub mod first_start;
 mod hand_over;
 pub mod identity;
+mod last_words;
 pub mod look;
 mod mark;
 pub mod order;

@@ -14,7 +14,9 @@ use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
 use crate::identity;
+use crate::last_words::{Output, data_fault, last_words};
 use crate::mark;
+use crate::probe::Readiness;
 use crate::ready;
 use crate::render::{InitialCheck, Start, flags};
 use crate::supervise::{Keeper, Next};
@@ -37,6 +39,10 @@ pub(crate) struct Running {
     /// Its flags as for a start on data: what changes in them needs a restart.
     pub flags: Vec<String>,
     pub first: Option<FirstStart>,
+    /// Where it writes to, if not where the keeper does.
+    pub output: Option<Output>,
+    /// Whether it was ever ready.
+    pub was_ready: bool,
 }
 
 /// What an order means for the etcd that runs.
@@ -49,7 +55,7 @@ enum Wanted {
 
 impl Keeper {
     /// Stays with etcd until it has ended.
-    pub(crate) async fn supervise_etcd(&mut self, running: Running) -> Next {
+    pub(crate) async fn supervise_etcd(&mut self, mut running: Running) -> Next {
         let timing = self.args.timing.clone();
         let _readiness = ready::Watch::start(running.order.etcd.metrics_port, timing.ready_poll, self.health.clone());
         let mut members = Rounds::new(timing.members_poll);
@@ -59,7 +65,7 @@ impl Keeper {
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
-            return self.ended(&running, ended);
+            return self.ended(running, ended);
         }
         loop {
             if consider {
@@ -73,10 +79,14 @@ impl Keeper {
                 Event::Terminate => return self.end(&running.etcd).await,
                 Event::Child => {
                     if let Some(ended) = running.etcd.reap() {
-                        return self.ended(&running, ended);
+                        return self.ended(running, ended);
                     }
                 }
                 Event::Time => {}
+            }
+            running.was_ready |= self.health.readiness() == Readiness::Ready;
+            if let Some(output) = &mut running.output {
+                output.pass_on();
             }
             consider = self.order_changed() && {
                 let changed = self.load_order();
@@ -87,7 +97,7 @@ impl Keeper {
                 match self.hand_over(Some(&running)).await {
                     Meanwhile::Nothing => {}
                     Meanwhile::Terminated => return self.end(&running.etcd).await,
-                    Meanwhile::Ended(ended) => return self.ended(&running, ended),
+                    Meanwhile::Ended(ended) => return self.ended(running, ended),
                 }
             }
             let ordered = self.ordered_restart(&running);
@@ -226,22 +236,32 @@ impl Keeper {
     }
 
     /// etcd ended by itself: never just started again, the table decides.
-    fn ended(&mut self, running: &Running, ended: Ended) -> Next {
+    fn ended(&mut self, mut running: Running, ended: Ended) -> Next {
         reap_orphans();
         self.store.state.etcd_pid = None;
         self.prove_anew();
         let ran = running.etcd.since.elapsed();
+        let said = running.output.take().map(Output::ended).unwrap_or_default();
+        // A large database takes its time until etcd has looked at it.
+        let ran_well = ran >= RAN_WELL && running.was_ready;
+        let fault = data_fault(&said);
+        let is_fault = self.backoff.is_fault(fault.is_some());
+        let words = last_words(&said).map(|words| format!(": {words}")).unwrap_or_default();
         let never = running.first.as_ref().map(FirstStart::verdict) == Some(Verdict::NeverHadLog);
-        let pause = if never && self.forget_first_start(running) {
+        let is_forgotten = never && self.forget_first_start(&running);
+        let pause = if is_forgotten {
             self.backoff.join_again()
-        } else if ran >= RAN_WELL {
+        } else if ran_well {
             self.backoff.reset();
             Duration::ZERO
         } else {
             self.backoff.failed(self.args.timing.backoff)
         };
         tracing::error!(%ended, ran_ms = ran.as_millis(), pause_ms = pause.as_millis(), "etcd ended by itself");
-        self.publish(Phase::Waiting, Reason::EtcdExited, &format!("{ended} after {} s", ran.as_secs()));
+        match fault.filter(|_| is_fault && !is_forgotten) {
+            Some(fault) => self.publish(Phase::Refused, Reason::DataCorrupt, &format!("{fault}{words}")),
+            None => self.publish(Phase::Waiting, Reason::EtcdExited, &format!("{ended} after {} s{words}", ran.as_secs())),
+        }
         Next::Decide
     }
 

@@ -1,5 +1,6 @@
 //! Starting etcd: what must be on disk first, and what must be there.
 
+use std::fs::File;
 use std::path::Path;
 
 use etcd_operator_etcd::client::Members;
@@ -11,6 +12,7 @@ use crate::disk::{self, ArchiveError};
 use crate::files::note;
 use crate::first_start::FirstStart;
 use crate::identity;
+use crate::last_words::Output;
 use crate::look::Look;
 use crate::render::{InitialCheck, Start, flags};
 use crate::running::Running;
@@ -48,7 +50,8 @@ impl Keeper {
         self.write_down(order, look, owner)?;
         let first = if matches!(look.decision, Decision::Join(_)) { FirstStart::watch(&data_dir) } else { None };
         tracing::info!(reason = ?look.decision.reason(), member = %owner.member, flags = ?flags_now, "starting etcd");
-        let etcd = Etcd::spawn(&self.args.etcd, &flags_now)
+        let (output, file) = self.output();
+        let etcd = Etcd::spawn(&self.args.etcd, &flags_now, file)
             .map_err(|error| Obstacle(Reason::EtcdNotRunnable, format!("{}: {error}", self.args.etcd.display())))?;
         let state = &mut self.store.state;
         state.etcd_pid = Some(etcd.pid());
@@ -60,7 +63,19 @@ impl Keeper {
         // A drain that was open when the keeper ended: the table has decided, and it is over.
         self.close_drain(DrainStep::StartedAgain);
         self.publish(Phase::Running, look.decision.reason(), "");
-        Ok(Running { etcd, order: order.clone(), owner, flags: flags_of_data, first })
+        Ok(Running { etcd, order: order.clone(), owner, flags: flags_of_data, first, output, was_ready: false })
+    }
+
+    /// Where it writes to: read after the next end, if the last one came soon.
+    fn output(&self) -> (Option<Output>, Option<File>) {
+        if self.backoff.failures() > 0 {
+            match Output::begin(&self.paths) {
+                Ok((output, file)) => return (Some(output), Some(file)),
+                Err(error) => tracing::warn!(%error, "what etcd says cannot be read along"),
+            }
+        }
+        Output::forget(&self.paths);
+        (None, None)
     }
 
     fn check_certificates(&self) -> Result<(), Obstacle> {

@@ -62,7 +62,16 @@ pub struct Backoff {
     failures: u32,
     joins: u32,
     until: Option<Instant>,
+    /// How often in a row etcd said that it cannot run on its data.
+    faults: u32,
+    /// Until when it is not started beside a quorum for that.
+    refused_until: Option<Instant>,
 }
+
+/// How often etcd must say in a row that it cannot run on its data: once may be a read that failed.
+const FAULTS: u32 = 2;
+/// Pause after that: it is for others to say whose data is wrong.
+const DATA_AGAIN: Duration = Duration::from_secs(600);
 
 impl Backoff {
     /// etcd ended by itself.
@@ -71,6 +80,17 @@ impl Backoff {
         self.failures += 1;
         self.until = Some(now() + pause);
         pause
+    }
+    /// Whether what it said is that it cannot run on its data, and said often enough.
+    pub(crate) fn is_fault(&mut self, said: bool) -> bool {
+        self.faults = if said { self.faults + 1 } else { 0 };
+        let is_fault = self.faults >= FAULTS;
+        self.refused_until = is_fault.then(|| now() + DATA_AGAIN);
+        is_fault
+    }
+    /// How often in a row it ended soon after its start.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
     }
     /// etcd gave up its first start, and may try again.
     pub(crate) fn pause_for_join(&mut self, pause: Duration) {
@@ -83,10 +103,14 @@ impl Backoff {
     }
     /// The order changed, or etcd ran well.
     pub(crate) fn reset(&mut self) {
-        (self.failures, self.until) = (0, None);
+        (self.failures, self.until, self.faults, self.refused_until) = (0, None, 0, None);
     }
     fn left(&self) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now())).filter(|left| !left.is_zero())
+    }
+    /// Whether data that etcd does not run on is left alone beside a quorum. Where there is none it is tried all the same: it may be all that is left.
+    fn refuses(&self, reason: Reason) -> bool {
+        reason == Reason::Listed && self.refused_until.is_some_and(|until| now() < until)
     }
 }
 
@@ -196,6 +220,8 @@ impl Keeper {
         tracing::debug!(facts = ?look.facts, decision = ?look.decision, "decided");
         let again = Next::Idle(self.args.timing.decide_again);
         match (look.decision, order) {
+            // Looked at again meanwhile: the others may be gone.
+            (Decision::Start(reason), Some(_)) if self.backoff.refuses(reason) => again,
             (Decision::Start(_) | Decision::Join(_) | Decision::Bootstrap(_), Some(order)) => match self.backoff.left() {
                 Some(left) => Next::Idle(left),
                 None => self.start(&order, &look).await,

@@ -289,6 +289,8 @@ pub enum Reason {
     StateLost,
     /// A listed member whose log lacks entries that it had.
     LogBehind,
+    /// etcd says that it cannot run on the data here, or that it differs from its peers'.
+    DataCorrupt,
     /// How far the log should reach could not be read.
     MarkUnread,
     /// The member was removed.
@@ -346,6 +348,7 @@ impl Reason {
         Self::DataLost,
         Self::StateLost,
         Self::LogBehind,
+        Self::DataCorrupt,
         Self::MarkUnread,
         Self::MemberRemoved,
         Self::ArchivingForeign,
@@ -404,6 +407,10 @@ impl Reason {
             Self::LogBehind => {
                 "the log here ends before entries that this member had: the disk is an older copy, or was cut short. It must not come back \
                  under its ID, which promised to keep them: the controller must remove the member and add a new one"
+            }
+            Self::DataCorrupt => {
+                "etcd does not run on the data here: the controller replaces this member once it has seen that the stores of all others are \
+                 equal. Tried again every 10 min, and with each order"
             }
             Self::MarkUnread => {
                 "the members answer, but how far this member's log should reach could not be read from them: asking again"

@@ -20,6 +20,7 @@ use crate::clock::now;
 use crate::contract::{HandOverStep, HandedEtcd, Order, Paths, Phase, State};
 use crate::files::{StateAtStart, Store, sync_dir};
 use crate::hand_over::exec;
+use crate::last_words::Output;
 use crate::render::{EtcdVersion, InitialCheck, Start, flags};
 use crate::running::Running;
 use crate::supervise::Keeper;
@@ -182,7 +183,7 @@ fn adopt(args: &KeeperArgs, paths: &Paths, state: &State, handed: &HandedEtcd) -
     };
     // As this keeper renders them: that another version renders the same order in another way is no reason to restart etcd.
     let flags = flags(&order, paths, version, &Start::Data(InitialCheck::Off)).unwrap_or_default();
-    Ok((Running { etcd, order, owner, flags, first: None }, version))
+    Ok((Running { etcd, order, owner, flags, first: None, output: Output::resume(paths), was_ready: true }, version))
 }
 
 impl Keeper {

@@ -7,6 +7,8 @@ use crate::{EtcdHealth, EtcdMember, KeeperView, Node, NodeName, Observed, Plan, 
 
 /// The keeper's words (`keeper/table.rs`) for data that is gone: its ID must never run again, and a new one has nothing to lose.
 pub const DATA_IS_GONE: [&str; 3] = ["DataLost", "StateLost", "LogBehind"];
+/// The keeper's word for data that etcd does not run on, or that it found to differ from its peers': whose is wrong the other stores show.
+pub const DATA_IS_CORRUPT: &str = "DataCorrupt";
 /// Evictions of this many patiences ago say nothing about a node any more: an hour by default. Zones count again then.
 const LATELY_PATIENCES: u64 = 12;
 
@@ -15,7 +17,7 @@ const LATELY_PATIENCES: u64 = 12;
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let evicted = |seat: &Seat| {
         let member = listed(seat, members).filter(|m| m.is_learner && seat.ordered == Some(m.id))?;
-        let goes = is_stalled(o, seat, member) || (is_gone(seat) && !was_evicted_just_now(o, &seat.node));
+        let goes = is_stalled(o, seat, member) || ((is_gone(seat) || is_corrupt(seat)) && !was_evicted_just_now(o, &seat.node));
         (goes && quorum::may_remove(members, member.id)).then(|| Step::Evict { node: seat.node.clone(), member: member.id })
     };
     o.seats.iter().find_map(evicted).map(Plan::Do)
@@ -27,6 +29,11 @@ fn is_stalled(o: &Observed, seat: &Seat, member: &EtcdMember) -> bool {
         EtcdHealth::Unhealthy | EtcdHealth::Unknown => false,
     };
     !is_caught_up && seat.no_progress_since_ms.is_some_and(|since| o.now_ms.saturating_sub(since) >= o.learner_patience_ms)
+}
+
+/// Whether etcd does not run on its data.
+pub(crate) fn is_corrupt(seat: &Seat) -> bool {
+    matches!(&seat.keeper, KeeperView::Refused { reason, .. } if reason == DATA_IS_CORRUPT)
 }
 
 /// There is nothing to wait for: the keeper never starts this ID again. Its other refusals may pass, and get the patience.

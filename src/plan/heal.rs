@@ -6,14 +6,17 @@
 //! three that is dead etcd takes no learner; there the dead goes first, which costs no tolerance. Each of these is done elsewhere (`seats.rs`,
 //! `grow.rs`); here is only what is lost, and when it goes.
 
-use crate::evict::is_gone;
+use crate::evict::{is_corrupt, is_gone};
 use crate::quorum::{is_healthy, may_remove, takes_a_learner};
-use crate::{EtcdMember, HoldReason, Observed, Plan, Seat, Step, WaitFor, grow};
+use crate::{EtcdMember, HoldReason, Observed, Plan, Seat, Step, Stores, WaitFor, grow};
 
 /// Takes what is lost out of the set, where that comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let Some(plan) = without_data(o, members) {
         return Some(plan);
+    }
+    if let Some(step @ Plan::Do(_)) = on_corrupt_data(o, members) {
+        return Some(step);
     }
     let (seat, member) = lost(o, members)?;
     let is_in_the_way = !members.iter().any(|m| m.is_learner) && !takes_a_learner(o, members);
@@ -25,6 +28,38 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
 fn without_data(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_lost = |(seat, m): &(&Seat, &EtcdMember)| !is_healthy(m) && seat.ordered == Some(m.id) && is_gone(seat);
     voters(o, members).find(is_lost).map(|(seat, member)| remove(members, seat, member))
+}
+
+/// A voter whose etcd does not run on its data, or found that it differs from its peers': it may be a peer's that is wrong. It goes where the
+/// stores of all others are equal.
+pub(crate) fn on_corrupt_data(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let is_lost = |(seat, m): &(&Seat, &EtcdMember)| !is_healthy(m) && seat.ordered == Some(m.id) && is_corrupt(seat);
+    let (seat, member) = voters(o, members).find(is_lost)?;
+    let removal = remove(members, seat, member);
+    if !matches!(removal, Plan::Do(_)) {
+        return Some(removal);
+    }
+    let held = |why: &str| {
+        Some(Plan::hold(
+            HoldReason::HashMismatch,
+            format!(
+                "etcd on {} does not run on its data, and {why}: it is not replaced, as its data may be the right one; compare the others (etcdctl endpoint hashkv --cluster), then etcdctl member remove {} or whichever is wrong",
+                seat.node, member.id
+            ),
+        ))
+    };
+    let mut others = members.iter().filter(|m| !m.is_learner && m.id != member.id);
+    match &o.stores {
+        // It costs the members time, and nothing would come of it.
+        _ if !others.all(is_healthy) => held("not all the others answer, so that their stores cannot be compared"),
+        Stores::NotCompared => Some(Plan::Do(Step::CompareStores)),
+        Stores::Unclear { why } => held(&format!("the others' stores cannot be compared: {why}")),
+        Stores::Compared { same, other, .. } => {
+            let mut others = members.iter().filter(|m| !m.is_learner && m.id != member.id);
+            let are_equal = other.is_empty() && others.all(|m| same.contains(&m.id));
+            if are_equal { Some(removal) } else { held("the stores of the others are not seen to be equal") }
+        }
+    }
 }
 
 fn voters<'a>(o: &'a Observed, members: &'a [EtcdMember]) -> impl Iterator<Item = (&'a Seat, &'a EtcdMember)> {

@@ -4,9 +4,10 @@
 //! ([`Observed::now_ms`]); what was not read is `Unknown`, which counts as unhealthy and never as absent.
 //!
 //! Where to read: the order of concerns is in [`plan`]; the pivot from boot etcd in `pivot.rs`; adding members in `grow.rs`; giving a
-//! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; other settings in `roll_out.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
+//! learner up in `evict.rs`; replacing a lost voter in `heal.rs`; scaling in in `shrink.rs`; stores that differ in `corrupt.rs`; other settings in `roll_out.rs`; keepers after an upgrade in `hand_over.rs`; the quorum arithmetic in `quorum.rs`.
 
 mod absence;
+mod corrupt;
 mod evict;
 mod grow;
 mod hand_over;
@@ -22,7 +23,8 @@ mod shrink;
 mod ways;
 
 pub use absence::{Absences, SeatSeen};
-pub use evict::{DATA_IS_GONE, wait_ms};
+pub use corrupt::{NOBODY, Stores};
+pub use evict::{DATA_IS_CORRUPT, DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary,
@@ -51,6 +53,10 @@ pub fn plan(o: &Observed) -> Plan {
     let Etcd::Known { members, .. } = &o.etcd else {
         return Plan::hold(HoldReason::EtcdUnreachable, format!("no linearizable member list: {}", o.etcd.why_unknown()));
     };
+    // Nothing else could be carried out.
+    if let Some(plan) = corrupt::plan(o, members) {
+        return plan;
+    }
     if o.spec.abort && o.boot.listed(members).is_some() {
         return shrink::back_to_boot(o, members);
     }
@@ -80,7 +86,7 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     }
     // Whoever is lost is replaced, whatever his keeper said last.
     if heal::lost(o, members).is_none()
-        && let Some(plan) = grow::refused_member(o, members)
+        && let Some(plan) = heal::on_corrupt_data(o, members).or_else(|| grow::refused_member(o, members))
     {
         return plan;
     }

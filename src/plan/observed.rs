@@ -61,6 +61,10 @@ pub struct Observed {
     pub roll_out: Preparation,
     /// The API servers that can be seen.
     pub api_servers: Vec<ApiServer>,
+    /// Whom etcd's alarms CORRUPT accuse ([`crate::NOBODY`]: it cannot tell).
+    pub accused: Vec<MemberId>,
+    /// What comparing the members' stores has shown lately.
+    pub stores: crate::Stores,
 }
 
 /// What must be there before the first member is restarted with another image: the proof of it on each node; a snapshot, where the version changes.

@@ -110,6 +110,20 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+    /// Compare the stores of all members, one after the other.
+    CompareStores,
+    /// Remove a member whose store differs from those of a quorum.
+    RemoveCorrupt {
+        /// Whose seat.
+        node: NodeName,
+        /// Its ID.
+        member: MemberId,
+    },
+    /// Take back etcd's alarm: whom it accuses is gone, serves nobody, or has the store that the others have.
+    DisarmCorrupt {
+        /// Whom it accuses.
+        member: MemberId,
+    },
     /// Ask the agents for what must be there before members are restarted with another image.
     PrepareRollOut,
     /// Have etcd of a seat restarted with what the spec says.
@@ -182,6 +196,9 @@ impl Step {
             Self::RemoveMember { .. } => "RemoveMember",
             Self::Evict { .. } => "Evict",
             Self::Unseat { .. } => "Unseat",
+            Self::CompareStores => "CompareStores",
+            Self::RemoveCorrupt { .. } => "RemoveCorrupt",
+            Self::DisarmCorrupt { .. } => "DisarmCorrupt",
             Self::PrepareRollOut => "PrepareRollOut",
             Self::RollBack { .. } => "RollBack",
             Self::RollOut { .. } => "RollOut",
@@ -202,6 +219,10 @@ impl Step {
             | Self::CountClients
             | Self::CheckGate
             | Self::PrepareRollOut
+            | Self::CompareStores
+            // Nothing could be announced: see `corrupt.rs`.
+            | Self::RemoveCorrupt { .. }
+            | Self::DisarmCorrupt { .. }
             | Self::WithdrawBootDrain
             | Self::CallOffHandOver { .. }
             | Self::CallOffRollOut { .. }

@@ -5,6 +5,8 @@
 mod abort;
 #[path = "tables/clients.rs"]
 mod clients;
+#[path = "tables/corrupt.rs"]
+mod corrupt;
 #[path = "tables/eviction.rs"]
 mod eviction;
 #[path = "tables/hand_over.rs"]
@@ -89,6 +91,8 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         rolled_back: None,
         roll_out: Preparation::Ready,
         api_servers: Vec::new(),
+        accused: Vec::new(),
+        stores: crate::Stores::NotCompared,
     }
 }
 

@@ -235,10 +235,10 @@ impl Metrics {
         self.etcd_calls.get_or_create(&[("call", call.to_owned()), ("code", code.to_owned())]).observe(took.as_secs_f64());
     }
 
-    /// Whether this replica leads. Who does not knows nothing of the clusters any more.
-    pub fn set_leading(&self, leads: bool) {
+    /// Whether this replica leads, and whether it looks at the clusters. Who does not knows nothing of them any more.
+    pub fn set_leading(&self, leads: bool, looks: bool) {
         self.leading.set(i64::from(leads));
-        if !leads {
+        if !looks {
             self.gauges.all().clear();
         }
     }
@@ -281,7 +281,7 @@ mod tests {
     fn gauges_are_of_whoever_leads_and_of_the_members_that_are_there() {
         let metrics = Metrics::default();
         let healthy = |member: &str| Sample { gauge: &MEMBER_HEALTHY, labels: vec![("member", member.to_owned())], value: 1.0 };
-        metrics.set_leading(true);
+        metrics.set_leading(true, true);
         metrics.set_cluster("kube-etcd", Some(vec![healthy("cp1-1"), healthy("cp2-1")]));
         metrics.set_cluster("kube-etcd", Some(vec![healthy("cp1-1")]));
         let line = r#"etcd_operator_member_healthy{cluster="kube-etcd",member="cp1-1"} 1"#;
@@ -294,7 +294,7 @@ mod tests {
         metrics.set_cluster("kube-etcd", Some(vec![healthy("cp1-1")]));
         let text = metrics.text().unwrap();
         assert!(text.contains(r#"etcd_operator_last_pass_timestamp_seconds{cluster="kube-etcd"} 1"#), "{text}");
-        metrics.set_leading(false);
+        metrics.set_leading(false, false);
         assert!(!metrics.text().unwrap().contains("cp1-1"));
     }
 

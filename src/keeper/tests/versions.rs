@@ -65,19 +65,7 @@ fn versions(bed: &Bed, nodes: &[Node]) -> Vec<String> {
 fn three_members_go_from_3_5_to_3_6_to_3_7_and_back_while_the_cluster_has_not_gone_up() {
     let (old, middle, new) = (other_etcd("etcd-3.5"), etcd_bin("etcd"), other_etcd("etcd-3.7"));
     let bed = Bed::new();
-    let first = bed.bootstrapped_with("cp1", old.clone());
-    let mut nodes = vec![first];
-    for name in ["cp2", "cp3"] {
-        let mut node = bed.node(name);
-        node.etcd = old.clone();
-        node.write_order();
-        node.start_keeper();
-        let through = nodes[0].client();
-        node.join(&bed, &through);
-        bed.promote(&through, &node.member_id());
-        node.wait_ready();
-        nodes.push(node);
-    }
+    let mut nodes = bed.three_voters(&old);
     let mut keys = Vec::new();
     let mut step = |bed: &Bed, nodes: &mut [Node], n: usize, etcd: &Path| {
         restart_with(&mut nodes[n], etcd);

@@ -196,13 +196,13 @@ fn a_member_that_somebody_removed_gives_its_name_and_id_up() {
 fn a_learner_whose_data_is_gone_goes_at_once_but_not_again_and_again() {
     for mut o in [stalled(0), growing(0)] {
         let n = o.seats.len();
-        for reason in crate::DATA_IS_GONE {
+        for reason in crate::DATA_IS_GONE.into_iter().chain([crate::DATA_IS_CORRUPT]) {
             o.seats[n - 1].keeper = refused(reason);
             evicts(&o, n);
         }
         // A disk that loses it each time.
         o.nodes[n - 1].evicted_ms = Some(NOW - PATIENCE + 1);
-        holds(&o, HoldReason::MemberRefused, "LogBehind");
+        holds(&o, HoldReason::MemberRefused, crate::DATA_IS_CORRUPT);
         o.nodes[n - 1].evicted_ms = Some(NOW - PATIENCE);
         evicts(&o, n);
         // What may pass is given time.

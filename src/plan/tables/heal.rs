@@ -47,6 +47,41 @@ fn away_of_five(nodes: usize) -> Observed {
     o
 }
 
+/// What comparing the stores has shown.
+fn stores(same: &[usize], other: &[usize]) -> crate::Stores {
+    let ids = |of: &[usize]| of.iter().map(|n| id(*n)).collect();
+    crate::Stores::Compared { same: ids(same), other: ids(other), down: ids(&[]) }
+}
+
+#[test]
+fn a_voter_that_does_not_run_on_its_data_goes_once_the_others_are_seen_to_be_equal() {
+    let mut o = refused(crate::DATA_IS_CORRUPT);
+    does(&o, Step::CompareStores);
+    o.stores = stores(&[1, 2], &[]);
+    goes(&mut o.clone(), 3);
+    // It may be the one that is right.
+    for unequal in [stores(&[1], &[2]), stores(&[1], &[]), crate::Stores::Unclear { why: "no hash".into() }] {
+        o.stores = unequal;
+        holds(&o, HoldReason::HashMismatch, "cp3");
+    }
+    // Of five, one that is dead beside it is replaced meanwhile, and nobody is asked for hashes.
+    let mut five = away_of_five(6);
+    five.seats[1].keeper = KeeperView::Refused { reason: crate::DATA_IS_CORRUPT.into(), message: "x".into() };
+    member(&mut five, 2).health = EtcdHealth::Unknown;
+    five.stores = crate::Stores::NotCompared;
+    does(&five, Step::AssignSeats { nodes: vec![name(6)] });
+    five.nodes.pop();
+    holds(&five, HoldReason::MemberDown, "cp3");
+    // Nor while it runs again.
+    o.stores = stores(&[1, 2], &[]);
+    o.seats[2].keeper = KeeperView::Running;
+    waits(&o, WaitFor::VotersHealthy);
+    // What could not follow is not asked for: it costs the members time.
+    let mut o = refused(crate::DATA_IS_CORRUPT);
+    member(&mut o, 2).health = EtcdHealth::Unknown;
+    holds(&o, HoldReason::ToleranceTooLow, "cp3");
+}
+
 #[test]
 fn a_voter_without_its_data_is_removed_at_once_and_its_node_gets_a_new_one() {
     for reason in ["DataLost", "StateLost", "LogBehind"] {

@@ -73,6 +73,10 @@ impl Endpoint for Behind {
         self.call("MoveLeader", self.inner.move_leader(to))
     }
 
+    fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()> {
+        self.call("Alarm", self.inner.disarm_corrupt(accused))
+    }
+
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {
         self.call("HashKV", self.inner.hash_kv(revision))
     }

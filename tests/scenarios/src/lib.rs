@@ -388,7 +388,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 24] = [
+const SAMPLED: [&str; 25] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -413,6 +413,7 @@ const SAMPLED: [&str; 24] = [
     "one_to_three_to_five_to_three_to_one",
     "lost_members_are_replaced",
     "the_drain_of_one_node_too_many_is_held_back",
+    "a_member_with_flipped_bits_is_replaced_whoever_finds_out",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

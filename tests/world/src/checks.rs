@@ -49,6 +49,11 @@ pub enum Violation {
         /// Which.
         member: MemberId,
     },
+    /// etcd's alarm was taken back while whom it accuses served another store.
+    CorruptServes {
+        /// Who.
+        member: MemberId,
+    },
     /// A learner was promoted although a voter that was to remain did not run (design D6, rule 3).
     PromotedBesideDeadVoter,
 }

@@ -196,7 +196,11 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let seat = seat_on(world, node)?;
             (seat.restart, seat.changed_at) = (None, now);
         }
-        Step::PrepareRollOut | Step::RollBack { .. } => return Err(Failure::NoSuchThing),
+        Step::PrepareRollOut
+        | Step::RollBack { .. }
+        | Step::CompareStores
+        | Step::RemoveCorrupt { .. }
+        | Step::DisarmCorrupt { .. } => return Err(Failure::NoSuchThing),
         // Nobody upgrades the operator here.
         Step::HandOverKeeper { .. } | Step::CallOffHandOver { .. } => return Err(Failure::NoSuchThing),
     }

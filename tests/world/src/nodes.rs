@@ -1,7 +1,7 @@
 //! Nodes: power, the agent (needs the API) and the keeper (needs only its disk). The keeper here is the start table of design §3 as
 //! far as a disk that is never wiped needs it.
 
-use etcd_operator_plan::{KeeperView, MemberId, Readiness, Snapshot, Tombstone};
+use etcd_operator_plan::{DATA_IS_CORRUPT, KeeperView, MemberId, Readiness, Snapshot, Tombstone};
 
 use crate::api::{Counted, Restart};
 use crate::raft::Life;
@@ -172,9 +172,20 @@ pub(crate) fn view(world: &World, index: usize) -> KeeperView {
     match keeper.data {
         Some(data) if keeper.removed.contains(&data) => KeeperView::Stopped,
         Some(data) if world.raft.runs(data) => KeeperView::Running,
+        Some(data) if is_refused(world, data) => {
+            KeeperView::Refused { reason: DATA_IS_CORRUPT.into(), message: "its peers have another store".into() }
+        }
         None if is_lost(world, index) => KeeperView::Refused { reason: "DataLost".into(), message: "no data".into() },
         Some(_) | None => KeeperView::Waiting { reason: "WaitToBeAdded".into() },
     }
+}
+
+/// Whether etcd ends again and again, as its peers have another store.
+pub(crate) fn is_refused(world: &World, data: MemberId) -> bool {
+    world.raft.corrupt.contains(&data)
+        && world.raft.leader.is_some()
+        && world.raft.listed(data).is_some()
+        && !world.raft.runs(data)
 }
 
 /// Whether the keeper of a node refuses an empty directory: only a linearizable answer that lists the member makes it a loss.
@@ -279,6 +290,17 @@ pub(crate) fn wipe(world: &mut World, index: usize) {
         keeper.data = None;
     }
     world.raft.wipe(data);
+}
+
+/// Bits flip in the store of a node's member, and etcd finds out. Not if that leaves no quorum of good ones.
+pub(crate) fn flip_bits(world: &mut World, index: usize, is_named: bool) {
+    let Some(id) = world.member_on(index) else { return };
+    world.raft.alarms_name = is_named;
+    world.raft.corrupt.insert(id);
+    world.raft.compare();
+    if world.raft.alarms.is_empty() {
+        world.raft.corrupt.remove(&id);
+    }
 }
 
 /// The node gets power again: the kubelet starts what stands in its manifest directory, the agent comes with the API.

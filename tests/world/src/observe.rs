@@ -114,6 +114,8 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
         roll_out: Preparation::Ready,
         // They list all seats, or only boot (`clients.rs`).
         api_servers: Vec::new(),
+        accused: Vec::new(),
+        stores: etcd_operator_plan::Stores::NotCompared,
     };
     Some(Observation { observed, version: api.version, faults_seen: world.trace.faults })
 }

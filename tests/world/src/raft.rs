@@ -5,9 +5,9 @@
 //! Left out: partitions of voters. All living voters of one cluster reach each other; what a controller cannot see is `observe.rs`'s matter.
 //! A learner may be on a slow or dead link.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use etcd_operator_plan::{MemberId, quorum_of};
+use etcd_operator_plan::{MemberId, NOBODY, quorum_of};
 
 use crate::Ms;
 use crate::log::Log;
@@ -96,6 +96,12 @@ pub struct Raft {
     pub versions: BTreeMap<MemberId, String>,
     /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
     pub slow: BTreeMap<String, u64>,
+    /// Members whose store is not the one that their log makes.
+    pub corrupt: BTreeSet<MemberId>,
+    /// Whom the alarms CORRUPT accuse: no write passes.
+    pub alarms: BTreeSet<MemberId>,
+    /// Whether they say who it is: from 3.6 on.
+    pub alarms_name: bool,
     /// `--strict-reconfig-check`, as far as removals go: a red case takes it away.
     pub strict: bool,
     /// `--max-learners`, the same everywhere.
@@ -119,12 +125,26 @@ impl Raft {
             names: BTreeMap::new(),
             versions: BTreeMap::new(),
             slow: BTreeMap::new(),
+            corrupt: BTreeSet::new(),
+            alarms: BTreeSet::new(),
+            alarms_name: true,
             strict: true,
             max_learners: 9,
             term: 1,
             leaderless_since: 0,
             changed_at: 0,
             next_id: boot.0 + 1,
+        }
+    }
+
+    /// The check of a compaction (`CompactHashCheck`): the leader accuses who differs from a quorum.
+    pub fn compare(&mut self) {
+        let is_bad = |id: &MemberId| self.corrupt.contains(id) && self.runs(*id);
+        let good = self.voters().filter(|id| !self.corrupt.contains(id) && self.runs(*id)).count();
+        if self.leader.is_some() && good >= quorum_of(self.voters().count()) {
+            let bad: Vec<MemberId> = self.config.iter().map(|m| m.id).filter(is_bad).collect();
+            let accused = |id| if self.alarms_name { id } else { NOBODY };
+            self.alarms.extend(bad.into_iter().map(accused));
         }
     }
 
@@ -254,7 +274,7 @@ impl Raft {
 
     /// One write. `(index, term)` if it was committed.
     pub(crate) fn propose(&mut self) -> Option<(u64, u64)> {
-        if !self.works() {
+        if !self.works() || !self.alarms.is_empty() {
             return None;
         }
         let leader = self.leader?;
@@ -289,6 +309,10 @@ impl Raft {
         }
         let id = MemberId(self.next_id);
         self.next_id += 1;
+        // It gets the leader's store.
+        if self.leader.is_some_and(|leader| self.corrupt.contains(&leader)) {
+            self.corrupt.insert(id);
+        }
         self.config.push(Listed { id, name: String::new(), peer_url: peer_url.into(), learner: true });
         self.changed(now);
         Ok(id)
@@ -378,6 +402,10 @@ impl Raft {
 
     /// The process of a member starts on its data, or on an empty directory.
     pub fn start(&mut self, now: Ms, id: MemberId) {
+        // It compares its store with its peers' (`InitialCorruptCheck`), where a quorum answers; else nobody does.
+        if self.corrupt.contains(&id) && self.leader.is_some() {
+            return;
+        }
         let process = self.processes.entry(id).or_insert(Process { log: Log::default(), life: Life::Down });
         if process.life == Life::Down {
             process.life = Life::Up { since: now };

@@ -274,7 +274,7 @@ fn at_once(ending: &Ending) -> usize {
 }
 
 /// What happens after the pivot, with so many nodes and this size before.
-const CHANGES: [(usize, u32, After); 8] = [
+const CHANGES: [(usize, u32, After); 10] = [
     (3, 1, After::Scale(3)),
     (3, 3, After::Scale(1)),
     (3, 3, After::Settings),
@@ -283,7 +283,24 @@ const CHANGES: [(usize, u32, After); 8] = [
     (4, 3, After::Gone(1)),
     (3, 3, After::Wipe(0)),
     (3, 3, After::Wipe(2)),
+    (3, 3, After::Corrupt { node: 0, is_named: true }),
+    (3, 3, After::Corrupt { node: 2, is_named: false }),
 ];
+
+#[test]
+fn while_etcd_refuses_every_write_the_member_with_another_store_goes_and_an_event_tells_of_it() {
+    for is_named in [true, false] {
+        let ending = tell(&Tale { after: After::Corrupt { node: 1, is_named }, ..Tale::of(Setup::of(3, 3)) });
+        assert_eq!(wrong(&ending), None, "{}", ending.story);
+        assert_eq!(ending.members.iter().filter(|name| *name == "cp2-2").count(), 1, "{:?}", ending.members);
+        for reason in ["RemoveCorrupt", "DisarmCorrupt"] {
+            assert_eq!(ending.events.iter().filter(|event| event.starts_with(reason)).count(), 1, "{:?}", ending.events);
+        }
+        let calls = &ending.calls[&Who::Controller(0)];
+        let count = |call: &str| calls.iter().filter(|one| *one == call).count();
+        assert_eq!((count("MemberRemove"), count("Alarm")), (1, 1), "{calls:?}");
+    }
+}
 
 #[test]
 fn a_change_of_size_and_a_lost_member_end_as_wanted_whoever_dies() {
@@ -292,7 +309,7 @@ fn a_change_of_size_and_a_lost_member_end_as_wanted_whoever_dies() {
         let reference = tell(&base);
         assert_eq!(wrong(&reference), None, "{after:?}: {}", reference.story);
         // A member that dies takes its connections with it.
-        let dies = matches!(after, After::Gone(_) | After::Wipe(_));
+        let dies = matches!(after, After::Gone(_) | After::Wipe(_) | After::Corrupt { .. });
         assert!(dies || reference.failed_writes == 0, "{after:?}: {}", reference.story);
         let mut tales = deaths(&reference, Who::Controller(0), &base);
         tales.extend(deaths(&reference, Who::Agent(2), &base));

@@ -60,13 +60,18 @@ pub fn port() -> u16 {
 }
 
 /// Polls until there is a value.
-pub fn wait_for<T>(what: &str, context: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, context: impl Fn() -> String, look: impl FnMut() -> Option<T>) -> T {
+    wait_long(PATIENCE, what, context, look)
+}
+
+/// The same, with another patience.
+pub fn wait_long<T>(patience: Duration, what: &str, context: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = look() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for: {what}\n{}", context());
+        assert!(start.elapsed() < patience, "waited {patience:?} for: {what}\n{}", context());
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -221,6 +226,24 @@ impl Bed {
         let sequence = node.order.sequence;
         node.wait_state("the order with its IDs", |s| s.order_sequence == sequence);
         node
+    }
+
+    /// Three voters of a new cluster, all with this etcd.
+    pub fn three_voters(&self, etcd: &Path) -> Vec<Node> {
+        let first = self.bootstrapped_with("cp1", etcd.to_owned());
+        let through = first.client();
+        let mut nodes = vec![first];
+        for name in ["cp2", "cp3"] {
+            let mut node = self.node(name);
+            node.etcd = etcd.to_owned();
+            node.write_order();
+            node.start_keeper();
+            node.join(self, &through);
+            self.promote(&through, &node.member_id());
+            node.wait_ready();
+            nodes.push(node);
+        }
+        nodes
     }
 
     /// A node that has joined boot's cluster and been promoted.

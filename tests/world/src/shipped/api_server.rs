@@ -260,6 +260,10 @@ impl Service {
         if asked.is_watch() {
             return self.watch(asked);
         }
+        if asked.method != Method::GET && !lock(&self.world).raft.alarms.is_empty() {
+            let why = "rpc error: code = DataLoss desc = etcdserver: corrupt cluster";
+            return refuse(&Refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", why.into()));
+        }
         if asked.method != Method::GET && lock(&self.world).write().is_none() {
             return refuse(&Refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "etcdserver: leader changed".into()));
         }

@@ -8,7 +8,7 @@ use etcd_operator_agent::AgentArgs;
 use etcd_operator_keeper::contract::{
     DrainState, DrainStep, EtcdSettings, FORMAT, KEEPER_POD, Order, Paths, Phase, Proof, Run, State,
 };
-use etcd_operator_plan::MemberId;
+use etcd_operator_plan::{DATA_IS_CORRUPT, MemberId};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::binary::{Binary, hash};
@@ -452,6 +452,7 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
         (Run::Stop, _) if keeper.data.is_none() && !keeper.removed.is_empty() => (Phase::Stopped, "MemberRemoved"),
         (Run::Stop, _) => (Phase::Stopped, "OrderedToStop"),
         (_, Some(Life::Up { .. })) => (Phase::Running, "Started"),
+        _ if keeper.data.is_some_and(|data| nodes::is_refused(world, data)) => (Phase::Refused, DATA_IS_CORRUPT),
         _ if nodes::is_lost(world, node) => (Phase::Refused, "DataLost"),
         _ => (Phase::Waiting, "WaitToBeAdded"),
     };

@@ -11,7 +11,7 @@ use etcd_operator_etcd::dial::{Answer, Dial, Endpoint};
 use etcd_operator_etcd::error::{ErrorKind, EtcdError};
 use etcd_operator_etcd::ids;
 use etcd_operator_etcd::wal::Owner;
-use etcd_operator_plan::MemberId;
+use etcd_operator_plan::{MemberId, NOBODY};
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
@@ -172,7 +172,8 @@ impl Client {
             }
             let now = world.now;
             world.trace.hashed.insert(id, now);
-            Ok(HashKv { hash: 7, revision, compact_revision: 0 })
+            let hash = if world.raft.corrupt.contains(&id) { 8 } else { 7 };
+            Ok(HashKv { hash, revision, compact_revision: 0 })
         })
         .await
     }
@@ -250,7 +251,7 @@ impl Endpoint for Client {
                 revision: i64::try_from(applied).unwrap_or(i64::MAX),
                 db_size: 1 << 20,
                 is_learner: world.raft.listed(id).is_some_and(|m| m.learner),
-                errors: Vec::new(),
+                errors: world.raft.alarms.iter().map(|id| format!("memberID:{} alarm:CORRUPT ", id.0)).collect(),
             })
         }))
     }
@@ -295,6 +296,19 @@ impl Endpoint for Client {
             world.raft.move_leader(by, MemberId(to.0))?;
             let now = world.now;
             world.trace.tell(now, "MoveLeader");
+            Ok(())
+        }))
+    }
+
+    fn disarm_corrupt(&self, accused: ids::MemberId) -> Answer<'_, ()> {
+        Box::pin(self.call("Alarm", false, CALL, move |world, by| {
+            voter(world, by)?;
+            // Whoever is accused must not serve what is wrong.
+            let accused = MemberId(accused.0);
+            let is_wrong = |id: &&MemberId| world.raft.listed(**id).is_some() && world.raft.runs(**id);
+            let serves = world.raft.corrupt.iter().filter(is_wrong).find(|id| **id == accused || accused == NOBODY).copied();
+            world.trace.violations.extend(serves.map(|member| checks::Violation::CorruptServes { member }));
+            world.raft.alarms.remove(&accused);
             Ok(())
         }))
     }

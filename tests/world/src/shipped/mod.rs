@@ -90,6 +90,13 @@ pub enum After {
     BadVersion,
     /// The data of a node's member is gone.
     Wipe(usize),
+    /// Bits have flipped in the store of a node's member, and etcd has found out.
+    Corrupt {
+        /// Which node's.
+        node: usize,
+        /// Whether its alarm says so.
+        is_named: bool,
+    },
     /// A node is gone for good.
     Gone(usize),
 }
@@ -197,6 +204,8 @@ const REPLACE_AFTER: Duration = Duration::from_secs(120);
 const RESTART: Duration = Duration::from_secs(3);
 /// Within which a tale must have ended, ms: gRPC's longest backoff, the longest drains in vain, and room.
 const ENDS_WITHIN_MS: Ms = 900_000;
+/// How often etcd compares the stores, ms.
+const COMPACT_EVERY_MS: Ms = 300_000;
 /// How long it must look complete to be, ms.
 const SURE_MS: Ms = 10_000;
 /// How long it is watched after its end, ms.
@@ -338,6 +347,7 @@ impl<'a> Stage<'a> {
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
             }
             After::Wipe(node) => crate::nodes::wipe(&mut lock(&self.world), node),
+            After::Corrupt { node, is_named } => crate::nodes::flip_bits(&mut lock(&self.world), node, is_named),
             After::Gone(node) => {
                 power_cut(&mut lock(&self.world), node);
                 let name = crate::nodes::name(node);
@@ -375,7 +385,8 @@ impl<'a> Stage<'a> {
             | After::Settings
             | After::Version
             | After::BadVersion
-            | After::Wipe(_) => None,
+            | After::Wipe(_)
+            | After::Corrupt { .. } => None,
         }
     }
 
@@ -476,7 +487,7 @@ impl<'a> Stage<'a> {
                     After::Upgrade => self.is_upgraded(),
                     After::Settings => self.is_resettled(),
                     After::Version | After::BadVersion => self.all_run(self.tale.after.version_at_rest()),
-                    After::Nothing | After::Scale(_) | After::Wipe(_) | After::Gone(_) => true,
+                    After::Nothing | After::Scale(_) | After::Wipe(_) | After::Corrupt { .. } | After::Gone(_) => true,
                 };
         }
         let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
@@ -533,6 +544,10 @@ impl<'a> Stage<'a> {
             }
             if self.tale.boot_is != BootIs::AsSetUp {
                 self.machine.tick(&mut world);
+            }
+            // The API servers compact every 5 min.
+            if world.now % COMPACT_EVERY_MS < TICK_MS {
+                world.raft.compare();
             }
             self.disks.tick(&mut world);
         }
@@ -602,7 +617,9 @@ impl<'a> Stage<'a> {
         let power = world.nodes.iter().enumerate().all(|(n, node)| node.on_since.is_some() || self.gone() == Some(n));
         let size =
             world.our_voters().len() == world.api.spec.size as usize && world.raft.config.len() == world.our_voters().len();
-        let up = world.api_answers() && world.our_voters().iter().all(|id| world.raft.serves(*id));
+        let is_wrong = |m: &crate::raft::Listed| world.raft.corrupt.contains(&m.id);
+        let is_right = world.raft.alarms.is_empty() && !world.raft.config.iter().any(is_wrong);
+        let up = world.api_answers() && is_right && world.our_voters().iter().all(|id| world.raft.serves(*id));
         // What did not come up is taken back, and a human is told.
         let is_as_told = match self.tale.after {
             After::BadVersion => cluster["status"]["reason"] == "RollOutFailed",
