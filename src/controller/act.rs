@@ -59,6 +59,16 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
             let client = any_voter(view, memory).await?;
             passing("Alarm", client.disarm_corrupt(MemberId(member.0)).await)
         }
+        Step::EnableDowngrade => {
+            let client = any_voter(view, memory).await?;
+            client.enable_downgrade(&pods::minor_version(view)).await?;
+            Ok(Outcome::Done)
+        }
+        Step::CancelDowngrade => {
+            let client = any_voter(view, memory).await?;
+            client.cancel_downgrade().await?;
+            Ok(Outcome::Done)
+        }
         Step::PrepareRollOut => pods::prepare(context, view).await.map(done),
         Step::RollBack { node } => pods::roll_back(context, view, node).await.map(done),
         Step::RollOut { node, restart } => settings::apply(context, view, node, *restart).await,

@@ -89,6 +89,14 @@ impl Endpoint for MeasuredEndpoint {
         self.measure("Alarm", self.inner.disarm_corrupt(accused))
     }
 
+    fn enable_downgrade<'a>(&'a self, version: &'a str) -> Answer<'a, ()> {
+        self.measure("Downgrade", self.inner.enable_downgrade(version))
+    }
+
+    fn cancel_downgrade(&self) -> Answer<'_, ()> {
+        self.measure("Downgrade", self.inner.cancel_downgrade())
+    }
+
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {
         self.measure("HashKV", self.inner.hash_kv(revision))
     }

@@ -206,7 +206,10 @@ pub(crate) fn refusal(view: &View) -> Option<String> {
     skew(&versions, view.cluster.spec.plain_version())
 }
 
-/// Which versions may follow which: etcd's own rule is one minor version at a time, upwards.
+/// The first version whose data etcd converts for the one before.
+const DOWNGRADES_FROM: (u64, u64) = (3, 6);
+
+/// Which versions may follow which: etcd's own rule is one minor version at a time.
 fn skew(running: &[&str], wanted: &str) -> Option<String> {
     let Some(to) = parse(wanted) else {
         return Some(format!("spec.version is {wanted}; it must be a version of etcd such as 3.6.16"));
@@ -215,10 +218,16 @@ fn skew(running: &[&str], wanted: &str) -> Option<String> {
     let (runs, rises) = (minor(&lowest), (lowest.major, lowest.minor + 1));
     if to < OLDEST_BOOT {
         Some(format!("spec.version is {wanted}; the oldest that the operator runs is {OLDEST_BOOT}"))
-    } else if minor(&to) < runs {
+    } else if minor(&to) < runs && (minor(&to) != (runs.0, runs.1.saturating_sub(1)) || runs < DOWNGRADES_FROM) {
+        let before = if runs < DOWNGRADES_FROM { runs } else { (runs.0, runs.1.saturating_sub(1)) };
         Some(format!(
-            "spec.version is {wanted}, and all members run {lowest} or later: etcd's data is that of {}.{} by now, which an older etcd does not read, and the operator cannot have it converted; set spec.version to {}.{}.x",
-            runs.0, runs.1, runs.0, runs.1
+            "spec.version is {wanted}, and all members run {lowest} or later: etcd goes down by one minor version at a time, from {}.{} on; set spec.version to {}.{}.x",
+            DOWNGRADES_FROM.0, DOWNGRADES_FROM.1, before.0, before.1
+        ))
+    } else if minor(&to) < runs && running.iter().filter_map(|version| parse(version)).any(|version| minor(&version) != runs) {
+        Some(format!(
+            "spec.version is {wanted}, and the members run {lowest} and later ones: etcd goes down by one minor version at a time; set spec.version to {}.{}.x first",
+            runs.0, runs.1
         ))
     } else if minor(&to) > rises {
         Some(format!(
@@ -287,13 +296,51 @@ pub(crate) fn preparation(view: &View, memory: &Memory) -> Preparation {
             }
         }
     }
+    let is_newer =
+        |pod: &Pod| version_of(&pod.image).zip(version_of(&wanted.image)).is_some_and(|(has, to)| minor(&has) > minor(&to));
+    for (member, (_, status)) in outdated().filter(|(m, (_, s))| status_of(view, m).is_none() && is_newer(&s.pod)) {
+        let node = &member.spec.node_name;
+        missing.push(format!(
+            "etcd on {node} ({}) does not answer, so that nobody knows which version its data is of",
+            status.pod.image
+        ));
+    }
     if missing.is_empty() {
-        return Preparation::Ready;
+        let unconverted: Vec<String> =
+            answering(view).filter(|(_, s)| !reads(view.cluster.spec.plain_version(), s)).map(|(id, _)| id.to_string()).collect();
+        match unconverted.as_slice() {
+            [] => return Preparation::Ready,
+            _ if downgrades(view).next().is_none() => return Preparation::Unconverted,
+            ids => missing.push(format!("etcd has not converted the data of {} yet", ids.join(", "))),
+        }
     }
     Preparation::Pending {
         missing: missing.join("; ").trim_end().to_owned(),
         since_ms: memory.preparing_since.unwrap_or(view.now_ms),
     }
+}
+
+/// Whether an etcd of the wanted version can read a member's data, as far as its version goes: etcd converts it when it is told to, and says so.
+fn reads(wanted: &str, status: &MemberStatus) -> bool {
+    let Some((wanted, runs)) = parse(wanted).zip(parse(&status.version)) else { return false };
+    minor(&runs) <= minor(&wanted) || parse(&status.storage_version).is_some_and(|data| minor(&data) <= minor(&wanted))
+}
+
+/// The minor versions that members were told to go down to.
+fn downgrades(view: &View) -> impl Iterator<Item = Version> {
+    answering(view).filter_map(|(_, status)| parse(status.downgrade.as_deref()?))
+}
+
+/// Whether etcd was told to convert its data, and the spec says another version by now.
+pub(crate) fn downgrade_unwanted(view: &View) -> bool {
+    let wanted = parse(view.cluster.spec.plain_version());
+    wanted.is_some_and(|wanted| downgrades(view).any(|target| minor(&target) != minor(&wanted)))
+}
+
+/// The minor version that the spec says, as etcd wants it named.
+pub(crate) fn minor_version(view: &View) -> String {
+    let (major, minor) = parse(view.cluster.spec.plain_version()).as_ref().map_or((0, 0), minor);
+    format!("{major}.{minor}.0")
 }
 
 /// Another version, which no member runs yet.
@@ -311,7 +358,7 @@ fn snapshot_asked<'a>(view: &'a View) -> Option<(&'a EtcdMember, &'a String)> {
 pub(crate) fn note_preparing(view: &View, memory: &mut Memory) {
     memory.preparing_since = match preparation(view, memory) {
         Preparation::Pending { since_ms, .. } => Some(since_ms),
-        Preparation::Ready | Preparation::NotAsked | Preparation::Failed { .. } => None,
+        Preparation::Ready | Preparation::NotAsked | Preparation::Unconverted | Preparation::Failed { .. } => None,
     };
 }
 

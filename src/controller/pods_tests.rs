@@ -92,12 +92,44 @@ fn versions_go_up_by_one_minor_and_down_only_where_the_cluster_has_not_gone_up()
     let refused = |running: &[&str], wanted| skew(running, wanted).unwrap();
     assert!(refused(&["3.5.33"; 3], "3.7.1").contains("set spec.version to 3.6.x first"));
     assert!(refused(&["3.7.1", "3.5.33"], "3.7.1").contains("3.6.x first"));
-    assert!(refused(&["3.6.16"; 3], "3.5.33").contains("set spec.version to 3.6.x"));
+    assert_eq!(skew(&["3.7.1", "3.7.1", "3.7.3"], "3.6.16"), None, "down by one, once the data is converted");
+    assert_eq!(skew(&["3.6.16"; 3], "3.5.33"), None);
+    assert!(refused(&["3.7.1"; 3], "3.5.33").contains("set spec.version to 3.6.x"));
+    assert!(refused(&["3.7.1", "3.6.16"], "3.5.33").contains("set spec.version to 3.6.x first"), "not two at once");
     assert!(refused(&["3.6.16"; 3], "4.0.0").contains("3.7.x first"));
     assert!(refused(&["3.5.21"; 3], "3.6.16").contains("3.5.26 or a later patch of it first"));
     assert!(refused(&["3.5.33"; 3], "3.5.9").contains("oldest"));
     assert!(refused(&["3.5.33"; 3], "latest").contains("such as 3.6.16"));
     assert_eq!(skew(&[], "3.6.16"), None, "nobody answers: no restart either");
+}
+
+#[test]
+fn data_is_read_by_an_etcd_that_is_not_older_than_it() {
+    let status = |version: &str, storage: &str| {
+        let ids = (etcd_operator_etcd::ids::ClusterId(1), MemberId(2));
+        MemberStatus {
+            cluster_id: ids.0,
+            member_id: ids.1,
+            version: version.into(),
+            leader: None,
+            raft_term: 1,
+            raft_index: 1,
+            applied_index: 1,
+            revision: 1,
+            db_size: 0,
+            is_learner: false,
+            errors: Vec::new(),
+            storage_version: storage.into(),
+            downgrade: None,
+        }
+    };
+    let reads = |wanted: &str, version: &str, storage: &str| reads(wanted, &status(version, storage));
+    assert!(reads("3.6.16", "3.6.17", "3.6.0"), "a patch back");
+    assert!(reads("3.7.1", "3.6.17", "3.6.0"));
+    assert!(!reads("3.6.16", "3.7.1", "3.7.0"));
+    assert!(reads("3.6.16", "3.7.1", "3.6.0"), "converted, or the cluster never went up");
+    assert!(!reads("3.5.33", "3.6.16", ""), "what is not known is not read");
+    assert!(reads("3.5.33", "3.5.30", ""));
 }
 
 #[test]

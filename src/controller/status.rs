@@ -155,6 +155,8 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
             | Step::RemoveCorrupt { .. }
             | Step::DisarmCorrupt { .. }
             | Step::PrepareRollOut
+            | Step::EnableDowngrade
+            | Step::CancelDowngrade
             | Step::RollOut { .. }
             | Step::RollBack { .. }
             | Step::CallOffRollOut { .. }
@@ -385,6 +387,8 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         | Step::RemoveMember { .. }
         | Step::RemoveCorrupt { .. }
         | Step::DisarmCorrupt { .. }
+        | Step::EnableDowngrade
+        | Step::CancelDowngrade
         | Step::RollOut { .. }
         | Step::RollBack { .. }
         | Step::HandOverKeeper { .. } => step.kind(),

@@ -40,6 +40,8 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
             format!("taking back etcd's alarm against {member}: it is gone, serves nobody, or has the store of the others")
         }
         Step::PrepareRollOut => "having the image proven on all nodes, and a snapshot taken where the version changes".into(),
+        Step::EnableDowngrade => "having etcd convert its data for the version that the spec says".into(),
+        Step::CancelDowngrade => "no conversion of etcd's data after all: the spec says another version".into(),
         Step::RollBack { node } => format!("etcd on {node} did not come up with another pod, and is given back the one before"),
         Step::CallOffRollOut { node } => format!("no restart of etcd on {node} after all: not all members and nodes are well"),
         Step::HandOverKeeper { node } => format!("handing over to the operator's keeper on {node}"),

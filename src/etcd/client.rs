@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Channel as AnyChannel, Client, GetOptions, MemberAddOptions, WatchOptions,
+    AlarmAction, AlarmOptions, AlarmType, Channel as AnyChannel, Client, DowngradeInfo, DowngradeOptions, GetOptions,
+    MemberAddOptions, WatchOptions,
 };
 use tokio::io::AsyncWriteExt;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -97,6 +98,10 @@ pub struct MemberStatus {
     pub is_learner: bool,
     /// Alarms and errors it reports (NOSPACE, CORRUPT).
     pub errors: Vec<String>,
+    /// The version that its data is of, `3.6.0`: not newer than the cluster's. Empty before 3.6.
+    pub storage_version: String,
+    /// The minor version that the cluster is told to go down to, `3.5.0`. Known from 3.6 on.
+    pub downgrade: Option<String>,
 }
 
 impl MemberStatus {
@@ -235,6 +240,8 @@ impl EtcdClient {
             db_size: s.db_size(),
             is_learner: s.is_learner(),
             errors: s.errors().to_vec(),
+            storage_version: s.storage_version().to_owned(),
+            downgrade: s.downgrade_info().filter(|d| d.enabled()).map(|d| DowngradeInfo::target_version(d).to_owned()),
         })
     }
 
@@ -276,6 +283,28 @@ impl EtcdClient {
         let mut options = AlarmOptions::new();
         options.with_member(accused.0);
         self.call("Alarm", CALL_TIMEOUT, client.alarm(AlarmAction::Deactivate, AlarmType::Corrupt, Some(options))).await.map(drop)
+    }
+
+    /// Lets the cluster go down to the minor version before its own: every member then makes its data such that an etcd of that version reads it
+    /// ([`MemberStatus::storage_version`]). etcd itself ends this once all members are of that version.
+    ///
+    /// # Errors
+    /// `Other` if it is not the minor version before, or this is under way already.
+    pub async fn enable_downgrade(&self, version: &str) -> Result<(), EtcdError> {
+        self.downgrade(DowngradeOptions::Enable(version.to_owned())).await
+    }
+
+    /// Takes that back: the cluster goes up again once all its members are of the higher version.
+    ///
+    /// # Errors
+    /// `Other` if none is under way.
+    pub async fn cancel_downgrade(&self) -> Result<(), EtcdError> {
+        self.downgrade(DowngradeOptions::Cancel).await
+    }
+
+    async fn downgrade(&self, options: DowngradeOptions) -> Result<(), EtcdError> {
+        let mut client = self.client.maintenance_client();
+        self.call("Downgrade", CALL_TIMEOUT, client.downgrade(options)).await.map(drop)
     }
 
     /// Moves the leadership. Must be sent to the leader.
@@ -445,6 +474,8 @@ mod tests {
             db_size: 0,
             is_learner: false,
             errors: errors.iter().map(ToString::to_string).collect(),
+            storage_version: String::new(),
+            downgrade: None,
         }
     }
 

@@ -32,6 +32,10 @@ pub trait Endpoint: Send + Sync {
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()>;
     /// Takes back the alarm CORRUPT that accuses a member.
     fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()>;
+    /// Lets the cluster go down by a minor version.
+    fn enable_downgrade<'a>(&'a self, version: &'a str) -> Answer<'a, ()>;
+    /// Takes that back.
+    fn cancel_downgrade(&self) -> Answer<'_, ()>;
     /// HashKV.
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv>;
     /// A write and a read through this member.
@@ -109,6 +113,14 @@ impl Endpoint for EtcdClient {
 
     fn disarm_corrupt(&self, accused: MemberId) -> Answer<'_, ()> {
         Box::pin(Self::disarm_corrupt(self, accused))
+    }
+
+    fn enable_downgrade<'a>(&'a self, version: &'a str) -> Answer<'a, ()> {
+        Box::pin(Self::enable_downgrade(self, version))
+    }
+
+    fn cancel_downgrade(&self) -> Answer<'_, ()> {
+        Box::pin(Self::cancel_downgrade(self))
     }
 
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {

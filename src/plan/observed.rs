@@ -59,6 +59,8 @@ pub struct Observed {
     pub rolled_back: Option<String>,
     /// What must be there before the first member is restarted with another image.
     pub roll_out: Preparation,
+    /// etcd was told to convert its data for an older version, and that is not wanted any more.
+    pub downgrade_unwanted: bool,
     /// The API servers that can be seen.
     pub api_servers: Vec<ApiServer>,
     /// Whom etcd's alarms CORRUPT accuse ([`crate::NOBODY`]: it cannot tell).
@@ -81,6 +83,8 @@ pub enum Preparation {
         /// Since when, ms, as far as this observer has looked.
         since_ms: u64,
     },
+    /// All is there, but an etcd of the wanted version could not read the data: etcd has not been told to convert it.
+    Unconverted,
     /// The image is no good on a node.
     Failed {
         /// Where, and why.

@@ -126,6 +126,10 @@ pub enum Step {
     },
     /// Ask the agents for what must be there before members are restarted with another image.
     PrepareRollOut,
+    /// Have etcd convert its data for the minor version before its own.
+    EnableDowngrade,
+    /// Take that back.
+    CancelDowngrade,
     /// Have etcd of a seat restarted with what the spec says.
     RollOut {
         /// Whose seat.
@@ -200,6 +204,8 @@ impl Step {
             Self::RemoveCorrupt { .. } => "RemoveCorrupt",
             Self::DisarmCorrupt { .. } => "DisarmCorrupt",
             Self::PrepareRollOut => "PrepareRollOut",
+            Self::EnableDowngrade => "EnableDowngrade",
+            Self::CancelDowngrade => "CancelDowngrade",
             Self::RollBack { .. } => "RollBack",
             Self::RollOut { .. } => "RollOut",
             Self::CallOffRollOut { .. } => "CallOffRollOut",
@@ -233,6 +239,8 @@ impl Step {
             // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
             | Self::Unseat { .. }
             | Self::AddLearner { .. }
+            | Self::EnableDowngrade
+            | Self::CancelDowngrade
             | Self::RollOut { .. }
             | Self::RollBack { .. }
             | Self::Promote { .. }

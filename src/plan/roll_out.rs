@@ -21,6 +21,9 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.roll_out_refused) {
         return Some(Plan::hold(HoldReason::InvalidSpec, why.clone()));
     }
+    if o.downgrade_unwanted && members.iter().all(is_healthy) {
+        return Some(Plan::Do(Step::CancelDowngrade));
+    }
     // What does not run costs nothing: also the way back where a setting was no good.
     let is_ready = o.roll_out == Preparation::Ready && o.rolled_back.is_none();
     if let Some(seat) = o.seats.iter().filter(is_outdated).find(|seat| is_ready && is_at_rest(seat, members)) {
@@ -67,6 +70,11 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
             ),
         ));
     }
+    // Not where nobody would be restarted then. etcd does it once it knows the versions of all.
+    if o.roll_out == Preparation::Unconverted {
+        let is_known = members.iter().all(is_healthy);
+        return Some(if is_known { Plan::Do(Step::EnableDowngrade) } else { Plan::wait(WaitFor::VotersHealthy) });
+    }
     if has_quorum && let Some(plan) = api_servers(o, &seen, seat, member) {
         return Some(plan);
     }
@@ -105,7 +113,8 @@ fn prepare(o: &Observed) -> Option<Plan> {
         Some(Plan::hold(HoldReason::RollOutNotPrepared, next_step))
     };
     match &o.roll_out {
-        Preparation::Ready => None,
+        // The last of it, below.
+        Preparation::Ready | Preparation::Unconverted => None,
         Preparation::NotAsked => Some(Plan::Do(Step::PrepareRollOut)),
         Preparation::Failed { why } => hold(why),
         Preparation::Pending { missing, since_ms } if o.now_ms.saturating_sub(*since_ms) > PREPARED_WITHIN_MS => hold(missing),

@@ -90,6 +90,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         roll_out_refused: None,
         rolled_back: None,
         roll_out: Preparation::Ready,
+        downgrade_unwanted: false,
         api_servers: Vec::new(),
         accused: Vec::new(),
         stores: crate::Stores::NotCompared,

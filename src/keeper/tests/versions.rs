@@ -61,6 +61,62 @@ fn versions(bed: &Bed, nodes: &[Node]) -> Vec<String> {
     nodes.iter().map(of).collect()
 }
 
+/// The minor version that each member's data is of.
+fn storage(nodes: &[Node]) -> Vec<String> {
+    nodes.iter().map(|node| status(node).storage_version).collect()
+}
+
+fn status(node: &Node) -> etcd_operator_etcd::client::MemberStatus {
+    client(node, async |client| client.status(Duration::from_secs(5)).await.unwrap())
+}
+
+fn client<T>(node: &Node, act: impl AsyncFnOnce(EtcdClient) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = EtcdClient::new(&node.client(), &Tls::read(&node.paths.pki()).unwrap()).await.unwrap();
+        act(client).await
+    })
+}
+
+#[test]
+fn three_members_go_down_from_3_7_to_3_6_to_3_5_once_etcd_has_converted_their_data() {
+    let (new, middle, old) = (other_etcd("etcd-3.7"), etcd_bin("etcd"), other_etcd("etcd-3.5"));
+    let bed = Bed::new();
+    let mut nodes = bed.three_voters(&new);
+    let mut keys = Vec::new();
+    for (etcd, minor, before) in [(&middle, "3.6.0", "3.7.0"), (&old, "3.5.0", "3.6.0")] {
+        let all_are = |nodes: &[Node], version: &str| storage(nodes).iter().all(|one| one == version).then_some(());
+        wait_for("the version of the data", || format!("{:?}", storage(&nodes)), || all_are(&nodes, before));
+        // Not by two at once.
+        client(&nodes[0], async |client| client.enable_downgrade("3.4.0").await.unwrap_err());
+        client(&nodes[0], async |client| client.enable_downgrade(minor).await.unwrap());
+        assert_eq!(status(&nodes[1]).downgrade.as_deref(), Some(minor));
+        // A second controller that has not seen it yet.
+        client(&nodes[1], async |client| client.enable_downgrade(minor).await.unwrap_err());
+        // Taken back and begun anew.
+        client(&nodes[0], async |client| client.cancel_downgrade().await.unwrap());
+        wait_for("no downgrade", String::new, || status(&nodes[2]).downgrade.is_none().then_some(()));
+        wait_for("the version of the data", || format!("{:?}", storage(&nodes)), || all_are(&nodes, before));
+        client(&nodes[0], async |client| client.enable_downgrade(minor).await.unwrap());
+        wait_for("the conversion", || format!("{:?}", storage(&nodes)), || all_are(&nodes, minor));
+        for n in [1, 2, 0] {
+            restart_with(&mut nodes[n], etcd);
+            // It can come back as long as the others are of that version.
+            if n == 2 {
+                restart_with(&mut nodes[n], if minor == "3.6.0" { &new } else { &middle });
+                restart_with(&mut nodes[n], etcd);
+            }
+            let key = format!("key-{}", keys.len());
+            put(&bed, &nodes[(n + 1) % 3], &key);
+            keys.push(key);
+            have(&bed, &nodes, &keys);
+        }
+        assert!(versions(&bed, &nodes).iter().all(|version| version.starts_with(&minor[..3])));
+        // etcd ends it by itself.
+        wait_for("its end", String::new, || nodes.iter().all(|node| status(node).downgrade.is_none()).then_some(()));
+    }
+}
+
 #[test]
 fn three_members_go_from_3_5_to_3_6_to_3_7_and_back_while_the_cluster_has_not_gone_up() {
     let (old, middle, new) = (other_etcd("etcd-3.5"), etcd_bin("etcd"), other_etcd("etcd-3.7"));

@@ -379,3 +379,37 @@ fn keepers_of_another_version_are_handed_over_before_anything_is_rolled_out() {
     o.seats[2].binary = KeeperBinary::Current;
     applies(&o, 2);
 }
+
+#[test]
+fn data_that_the_wanted_etcd_cannot_read_is_converted_before_the_first_restart() {
+    let mut o = outdated(3);
+    o.roll_out = Preparation::Unconverted;
+    does(&o, Step::EnableDowngrade);
+    o.roll_out = Preparation::Pending { missing: "etcd has not converted the data of 2 yet".into(), since_ms: NOW };
+    waits(&o, WaitFor::RollOutPrepared);
+    o.roll_out = Preparation::Ready;
+    applies(&o, 2);
+    // Nor is one that is down given an etcd that could not read its data.
+    o.roll_out = Preparation::Unconverted;
+    (member(&mut o, 3).health, o.seats[2].down_since_ms) = (EtcdHealth::Unknown, Some(NOW - GRACE));
+    o.seats[2].keeper = KeeperView::Waiting { reason: "EtcdExited".into() };
+    waits(&o, WaitFor::VotersHealthy);
+    // Where no restart may follow it would be for nothing.
+    let mut o = outdated(1);
+    o.roll_out = Preparation::Unconverted;
+    holds(&o, HoldReason::ToleranceTooLow, "scale to 3");
+    overrule(&mut o);
+    does(&o, Step::EnableDowngrade);
+}
+
+#[test]
+fn a_conversion_that_nobody_wants_any_more_is_taken_back_whoever_runs_what() {
+    let mut o = outdated(3);
+    o.downgrade_unwanted = true;
+    does(&o, Step::CancelDowngrade);
+    member(&mut o, 3).health = EtcdHealth::Unknown;
+    waits(&o, WaitFor::VotersHealthy);
+    let mut o = after_the_pivot(3);
+    o.downgrade_unwanted = true;
+    does(&o, Step::CancelDowngrade);
+}

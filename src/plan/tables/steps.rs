@@ -15,6 +15,8 @@ fn what_changes_the_members_or_whose_seat_is_whose_or_who_leads_needs_an_intent(
         Step::RemoveMember { node: node.clone(), member },
         Step::Evict { node: node.clone(), member },
         Step::HandOverKeeper { node: node.clone() },
+        Step::EnableDowngrade,
+        Step::CancelDowngrade,
         Step::Unseat { node },
     ] {
         assert!(step.is_disruptive(), "{step:?}");

@@ -77,6 +77,14 @@ impl Endpoint for Behind {
         self.call("Alarm", self.inner.disarm_corrupt(accused))
     }
 
+    fn enable_downgrade<'a>(&'a self, version: &'a str) -> Answer<'a, ()> {
+        self.call("Downgrade", self.inner.enable_downgrade(version))
+    }
+
+    fn cancel_downgrade(&self) -> Answer<'_, ()> {
+        self.call("Downgrade", self.inner.cancel_downgrade())
+    }
+
     fn hash_kv(&self, revision: i64) -> Answer<'_, HashKv> {
         self.call("HashKV", self.inner.hash_kv(revision))
     }

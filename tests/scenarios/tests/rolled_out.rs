@@ -7,7 +7,8 @@ use etcd_operator_bed::faults::{self, Process};
 use etcd_operator_scenarios::{Stage, assert_unharmed, is_sampled};
 
 const LIMIT: Duration = Duration::from_secs(600);
-/// The next minor version after the bed's own, and a patch of it that no node has.
+/// The bed's own version; one of the next minor version, and a patch of that which no node has.
+const BEFORE: &str = "3.6.16";
 const NEXT: &str = "3.7.3";
 const ABSENT: &str = "3.7.2";
 
@@ -88,10 +89,10 @@ fn another_version_rolls_out_one_member_at_a_time_and_a_bad_pod_is_taken_back() 
     });
     assert_eq!(snapshots(&stage), taken + 1, "one snapshot of a member, before the first restart");
 
-    // The way back would need etcd's downgrade.
-    patch(&stage, r#"{"version":"3.6.16"}"#);
+    // Nor does it go down by two at once.
+    patch(&stage, r#"{"version":"3.5.33"}"#);
     let message = held(&stage, "InvalidSpec");
-    assert!(message.contains("3.7.x"), "{message}");
+    assert!(message.contains("3.6.x"), "{message}");
     patch(&stage, &format!(r#"{{"version":"{NEXT}"}}"#));
     stage.wait_for("Ready", LIMIT);
 
@@ -115,6 +116,26 @@ fn another_version_rolls_out_one_member_at_a_time_and_a_bad_pod_is_taken_back() 
     assert_eq!(etcds(&stage), now, "nothing was restarted");
     let took = stage.power_cut_and_back();
     println!("/readyz {:.1} s after the power was back", took.as_secs_f32());
+    goes_down(&stage);
+}
+
+/// etcd converts its data, and then they are restarted as they were on the way up.
+fn goes_down(stage: &Stage) {
+    stage.wait_for("Ready", LIMIT);
+    let verdict = stage.under_witness(
+        Some(3),
+        |_| {},
+        || {
+            let started = Instant::now();
+            patch(stage, &format!(r#"{{"version":"{BEFORE}"}}"#));
+            stage.until("all run it", LIMIT, || run(stage, BEFORE).len() == 3);
+            stage.wait_for("Ready", LIMIT);
+            println!("== three members of {BEFORE} again after {:.1} s", started.elapsed().as_secs_f32());
+        },
+    );
+    assert_unharmed(&verdict);
+    let events = stage.bed.kubectl(&["get", "events", "-n", "kube-system", "-o", "jsonpath={.items[*].reason}"]).unwrap();
+    assert!(events.contains("EnableDowngrade") && !events.contains("CancelDowngrade"), "{events}");
 }
 
 /// The snapshots of members that lie on the nodes.

@@ -49,6 +49,11 @@ pub enum Violation {
         /// Which.
         member: MemberId,
     },
+    /// An etcd was put on data that it cannot read.
+    TooOld {
+        /// Whose.
+        member: MemberId,
+    },
     /// etcd's alarm was taken back while whom it accuses served another store.
     CorruptServes {
         /// Who.

@@ -198,6 +198,8 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
         }
         Step::PrepareRollOut
         | Step::RollBack { .. }
+        | Step::EnableDowngrade
+        | Step::CancelDowngrade
         | Step::CompareStores
         | Step::RemoveCorrupt { .. }
         | Step::DisarmCorrupt { .. } => return Err(Failure::NoSuchThing),

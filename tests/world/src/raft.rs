@@ -94,6 +94,10 @@ pub struct Raft {
     pub names: BTreeMap<MemberId, String>,
     /// Versions of etcd, where members run others than the World's own.
     pub versions: BTreeMap<MemberId, String>,
+    /// The version that the data is of: with it an older etcd cannot read it.
+    pub data_version: String,
+    /// The version that etcd was told to convert it for, and when (ms).
+    pub downgrade: Option<(String, Ms)>,
     /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
     pub slow: BTreeMap<String, u64>,
     /// Members whose store is not the one that their log makes.
@@ -124,6 +128,8 @@ impl Raft {
             commit: entries,
             names: BTreeMap::new(),
             versions: BTreeMap::new(),
+            data_version: "3.6.0".into(),
+            downgrade: None,
             slow: BTreeMap::new(),
             corrupt: BTreeSet::new(),
             alarms: BTreeSet::new(),

@@ -274,12 +274,13 @@ fn at_once(ending: &Ending) -> usize {
 }
 
 /// What happens after the pivot, with so many nodes and this size before.
-const CHANGES: [(usize, u32, After); 10] = [
+const CHANGES: [(usize, u32, After); 11] = [
     (3, 1, After::Scale(3)),
     (3, 3, After::Scale(1)),
     (3, 3, After::Settings),
     (3, 3, After::Version),
     (3, 3, After::BadVersion),
+    (3, 3, After::Downgrade),
     (4, 3, After::Gone(1)),
     (3, 3, After::Wipe(0)),
     (3, 3, After::Wipe(2)),

@@ -16,6 +16,7 @@ use super::{BAD, BootIs, CLUSTER, NAMESPACE, REPOSITORY, VERSION};
 use crate::Ms;
 use crate::api::Restart;
 use crate::boot::BootHost;
+use crate::checks::Violation;
 use crate::nodes::{self, KUBELET_START_MS, Keeper};
 use crate::raft::{DRAIN_MS, Life, Listed};
 use crate::world::{BOOT, ELSEWHERE, World, ip};
@@ -289,6 +290,9 @@ impl Disks {
             if pod.version == BAD {
                 keeper.order = None;
             }
+            if minor(&pod.version) < minor(&world.raft.data_version) {
+                world.trace.violations.push(Violation::TooOld { member: id });
+            }
             world.raft.versions.insert(id, pod.version.clone());
         }
         if let Some(id) = id {
@@ -374,6 +378,11 @@ impl Disks {
             *shown = text;
         }
     }
+}
+
+/// `6` of `3.6.16`.
+fn minor(version: &str) -> Option<u32> {
+    version.split('.').nth(1)?.parse().ok()
 }
 
 fn octet(n: usize) -> u8 {

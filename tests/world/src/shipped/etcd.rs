@@ -251,6 +251,8 @@ impl Endpoint for Client {
                 revision: i64::try_from(applied).unwrap_or(i64::MAX),
                 db_size: 1 << 20,
                 is_learner: world.raft.listed(id).is_some_and(|m| m.learner),
+                storage_version: world.raft.data_version.clone(),
+                downgrade: world.raft.downgrade.as_ref().map(|(target, _)| target.clone()),
                 errors: world.raft.alarms.iter().map(|id| format!("memberID:{} alarm:CORRUPT ", id.0)).collect(),
             })
         }))
@@ -310,6 +312,24 @@ impl Endpoint for Client {
             world.trace.violations.extend(serves.map(|member| checks::Violation::CorruptServes { member }));
             world.raft.alarms.remove(&accused);
             Ok(())
+        }))
+    }
+
+    fn enable_downgrade<'a>(&'a self, version: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.call("Downgrade", false, CALL, move |world, by| {
+            voter(world, by)?;
+            if world.raft.downgrade.is_some() {
+                return Err(Refusal::NotFound);
+            }
+            world.raft.downgrade = Some((version.to_owned(), world.now));
+            Ok(())
+        }))
+    }
+
+    fn cancel_downgrade(&self) -> Answer<'_, ()> {
+        Box::pin(self.call("Downgrade", false, CALL, |world, by| {
+            voter(world, by)?;
+            world.raft.downgrade.take().map(drop).ok_or(Refusal::NotFound)
         }))
     }
 

@@ -43,6 +43,10 @@ const VERSION: &str = "3.6.16";
 /// A later one, and one whose etcd does not come up.
 const LATER: &str = "3.6.17";
 const BAD: &str = "3.6.18";
+/// One of the minor version before.
+const EARLIER: &str = "3.5.33";
+/// How long etcd takes to convert its data, ms.
+const CONVERTS_MS: Ms = 2_000;
 const CLUSTER_ID: u64 = 7;
 
 pub(crate) type SharedWorld = Arc<Mutex<World>>;
@@ -88,6 +92,8 @@ pub enum After {
     Version,
     /// The same, and its etcd does not come up.
     BadVersion,
+    /// `spec.version` is of the minor version before.
+    Downgrade,
     /// The data of a node's member is gone.
     Wipe(usize),
     /// Bits have flipped in the store of a node's member, and etcd has found out.
@@ -107,6 +113,7 @@ impl After {
         match self {
             Self::Version => LATER,
             Self::BadVersion => BAD,
+            Self::Downgrade => EARLIER,
             _ => VERSION,
         }
     }
@@ -340,7 +347,7 @@ impl<'a> Stage<'a> {
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
                 lock(&self.world).api.settings = 2;
             }
-            After::Version | After::BadVersion => {
+            After::Version | After::BadVersion | After::Downgrade => {
                 let mut cluster = self.cluster();
                 cluster["spec"]["version"] = self.tale.after.version().into();
                 cluster["spec"]["pod"] = json!({"labels": {"team": "infra"}});
@@ -385,6 +392,7 @@ impl<'a> Stage<'a> {
             | After::Settings
             | After::Version
             | After::BadVersion
+            | After::Downgrade
             | After::Wipe(_)
             | After::Corrupt { .. } => None,
         }
@@ -486,7 +494,7 @@ impl<'a> Stage<'a> {
                 && match self.tale.after {
                     After::Upgrade => self.is_upgraded(),
                     After::Settings => self.is_resettled(),
-                    After::Version | After::BadVersion => self.all_run(self.tale.after.version_at_rest()),
+                    After::Version | After::BadVersion | After::Downgrade => self.all_run(self.tale.after.version_at_rest()),
                     After::Nothing | After::Scale(_) | After::Wipe(_) | After::Corrupt { .. } | After::Gone(_) => true,
                 };
         }
@@ -545,6 +553,7 @@ impl<'a> Stage<'a> {
             if self.tale.boot_is != BootIs::AsSetUp {
                 self.machine.tick(&mut world);
             }
+            convert(&mut world);
             // The API servers compact every 5 min.
             if world.now % COMPACT_EVERY_MS < TICK_MS {
                 world.raft.compare();
@@ -662,6 +671,20 @@ impl<'a> Stage<'a> {
         let status = &self.cluster()["status"];
         let why = format!("{} {}: {}", status["pivot"]["phase"], status["reason"], status["message"]);
         format!("{}\n{why}\n{:?}\n{}", lines.join("\n"), world.raft.config, self.store.show("etcdmembers"))
+    }
+}
+
+/// etcd converts its data for an older version, and ends that once all members are of it.
+fn convert(world: &mut World) {
+    let Some((target, at)) = world.raft.downgrade.clone() else { return };
+    let converts =
+        world.now >= at + CONVERTS_MS && world.raft.leader.is_some() && world.raft.voters().all(|id| world.raft.runs(id));
+    if converts {
+        world.raft.data_version.clone_from(&target);
+    }
+    let is_there = |id| world.raft.versions.get(&id).is_some_and(|version| version.starts_with(target.trim_end_matches("0")));
+    if world.raft.data_version == target && world.raft.voters().all(is_there) {
+        world.raft.downgrade = None;
     }
 }
 
