@@ -2,6 +2,8 @@
 # Runs the test suites one after the other, counts what each ran, and fails if one ran nothing.
 # usage: suites.sh test|soak
 #   TEST_SEED=N   seed of what is sampled (default: a new one, printed)
+# A soak that was ended goes on where it was: what passed before on the very same commit, with nothing changed beside it, is not run
+# again, and says when it ran. SOAK_ANEW=1 runs all of it.
 set -euo pipefail
 tier=${1:?usage: suites.sh test|soak}
 cd "$(dirname "$0")/.."
@@ -28,9 +30,39 @@ trap clean_up EXIT
 trap 'exit 130' INT TERM
 total=0 failed=0 summary=()
 
+# What passed and failed before on this commit: name, passed, failed, seconds, when.
+ledger=
+if [ "$tier" = soak ] && [ -z "$(git status --porcelain 2>&1)" ]; then
+    mkdir -p "$BED_CACHE/soaks"
+    ledger=$BED_CACHE/soaks/$(git rev-parse 'HEAD^{tree}')
+    [ -z "${SOAK_ANEW:-}" ] || rm -f "$ledger"
+    touch "$ledger"
+    echo "tree $(basename "$ledger"), $(grep -c . "$ledger" || true) suites were run on it before (SOAK_ANEW=1 runs them again)"
+fi
+
+# name, passed, failed, seconds: one more line of the summary.
+note() {
+    [ -z "$ledger" ] || printf '%s\t%d\t%d\t%d\t%s\n' "$@" "$(date -u +%FT%RZ)" >>"$ledger"
+    local before=
+    [ -z "$ledger" ] || before=$(awk -F'\t' -v name="$1" '$1 == name && $3 > 0 {n++} END {if (n) print "  failed " n " times on this commit"}' "$ledger")
+    summary+=("$(printf '%-24s %4d passed  %d failed  %4d s%s' "$@" "$before")")
+}
+
+# name: whether it passed before; its line of the summary then says when.
+passed_before() {
+    [ -n "$ledger" ] || return 1
+    local line; line=$(awk -F'\t' -v name="$1" '$1 == name && $3 == 0 {last = $0} END {print last}' "$ledger")
+    [ -n "$line" ] || return 1
+    local name passed bad seconds when; IFS=$'\t' read -r name passed bad seconds when <<<"$line"
+    local before; before=$(awk -F'\t' -v name="$1" '$1 == name && $3 > 0 {n++} END {if (n) print ", failed " n " times before"}' "$ledger")
+    total=$((total + passed))
+    summary+=("$(printf '%-24s %4d passed  0 failed  %4d s  at %s%s' "$name" "$passed" "$seconds" "$when" "$before")")
+}
+
 # name, command…: a suite of cargo tests.
 suite() {
     local name=$1; shift
+    ! passed_before "$name" || return 0
     printf '\n== %s: %s\n' "$name" "$*"
     local started=$SECONDS code=0
     "$@" 2>&1 | tee "$log/$name" || code=$?
@@ -42,15 +74,16 @@ suite() {
     if [ "$code" != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
     if [ "$passed" = 0 ] && [ "$bad" = 0 ]; then echo "suite $name ran no test" >&2; bad=1; fi
     total=$((total + passed)) failed=$((failed + bad))
-    summary+=("$(printf '%-10s %4d passed  %d failed  %4d s' "$name" "$passed" "$bad" $((SECONDS - started)))")
+    note "$name" "$passed" "$bad" $((SECONDS - started))
 }
 
 # name, command…: a check that either passes or doesn't.
 check() {
     local name=$1; shift
     printf '\n== %s: %s\n' "$name" "$*"
-    if "$@"; then total=$((total + 1)); summary+=("$(printf '%-10s    1 passed' "$name")")
-    else failed=$((failed + 1)); summary+=("$(printf '%-10s    1 FAILED' "$name")"); fi
+    local started=$SECONDS
+    if "$@"; then total=$((total + 1)); note "$name" 1 0 $((SECONDS - started))
+    else failed=$((failed + 1)); note "$name" 0 1 $((SECONDS - started)); fi
 }
 
 crds_are_current() {
@@ -79,8 +112,14 @@ if [ "$tier" = soak ]; then
     suite model env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test model -- --nocapture
     suite tales env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test shipped -- --nocapture --test-threads=1
     suite bed cargo test --locked -q --no-fail-fast -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture
+    # One by one: where they are ended there is less to run again.
+    for file in tests/scenarios/tests/*.rs; do
+        file=$(basename "$file" .rs)
+        suite "$file" cargo test --locked -q -p etcd-operator-scenarios --test "$file" -- --test-threads=1 --nocapture
+    done
+else
+    suite scenarios cargo test --locked -q --no-fail-fast -p etcd-operator-scenarios -- --test-threads=1 --nocapture
 fi
-suite scenarios cargo test --locked -q --no-fail-fast -p etcd-operator-scenarios -- --test-threads=1 --nocapture
 
 printf '\n'
 printf '%s\n' "${summary[@]}"
