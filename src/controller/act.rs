@@ -61,13 +61,11 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         }
         Step::EnableDowngrade => {
             let client = any_voter(view, memory).await?;
-            client.enable_downgrade(&pods::minor_version(view)).await?;
-            Ok(Outcome::Done)
+            of_downgrade(client.enable_downgrade(&pods::minor_version(view)).await)
         }
         Step::CancelDowngrade => {
             let client = any_voter(view, memory).await?;
-            client.cancel_downgrade().await?;
-            Ok(Outcome::Done)
+            of_downgrade(client.cancel_downgrade().await)
         }
         Step::PrepareRollOut => pods::prepare(context, view).await.map(done),
         Step::RollBack { node } => pods::roll_back(context, view, node).await.map(done),
@@ -88,6 +86,17 @@ pub(crate) fn passing(call: &'static str, result: Result<(), EtcdError>) -> Resu
         }
         Err(error) => Err(error.into()),
         Ok(()) => Ok(Outcome::Done),
+    }
+}
+
+/// Somebody was faster, or the cluster's version is still on its way: the next pass looks again.
+fn of_downgrade(result: Result<(), EtcdError>) -> Result<Outcome, ControllerError> {
+    match result {
+        Err(error) if error.to_string().contains("downgrade") => {
+            tracing::debug!(%error, "etcd does not take the call yet");
+            Ok(Outcome::NotYet)
+        }
+        other => passing("Downgrade", other),
     }
 }
 

@@ -27,8 +27,20 @@ const UNCLEAR_MS: u64 = 120_000;
 const DIFFERENT_MS: u64 = 1_200_000;
 /// How long after the alarm was taken back it is looked for every second, ms: etcd raises it anew each minute until a later compaction.
 const RAISED_AGAIN_MS: u64 = 150_000;
+/// How long a removal explains an alarm that names nobody, ms.
+const EXPLAINS_MS: u64 = 300_000;
 /// How soon to look again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// A comparison of the stores.
+pub(crate) struct Compared {
+    at_ms: u64,
+    /// Of these members.
+    ids: Vec<u64>,
+    /// Whether etcd's alarm was raised.
+    is_alarmed: bool,
+    stores: Stores,
+}
 
 /// Whether the API refused a write as etcd's alarm is raised.
 pub(crate) fn is_refusal(error: &kube::Error) -> bool {
@@ -55,9 +67,11 @@ pub(crate) fn stores(view: &View, memory: &Memory) -> Stores {
         Stores::Compared { .. } => DIFFERENT_MS,
         Stores::Unclear { .. } | Stores::NotCompared => UNCLEAR_MS,
     };
-    let is_of_now =
-        |(at, ids, stores): &&(u64, Vec<u64>, Stores)| *ids == reading.ids() && view.now_ms.saturating_sub(*at) < lasts(stores);
-    memory.stores.as_ref().filter(is_of_now).map_or(Stores::NotCompared, |(_, _, stores)| stores.clone())
+    let is_of_now = |one: &&Compared| {
+        let is_fresh = view.now_ms.saturating_sub(one.at_ms) < lasts(&one.stores);
+        one.ids == reading.ids() && one.is_alarmed == is_alarmed && is_fresh
+    };
+    memory.stores.as_ref().filter(is_of_now).map_or(Stores::NotCompared, |one| one.stores.clone())
 }
 
 /// A pass while the alarm is raised; `None` = it is not, or something else comes first.
@@ -118,7 +132,10 @@ async fn take(context: &Context, view: &View, memory: &mut Memory, seen: &Observ
     context.args.metrics.step(&view.name(), step.kind(), result);
     done?;
     match step {
-        Step::RemoveCorrupt { .. } => memory.untold.push(step.clone()),
+        Step::RemoveCorrupt { .. } => {
+            memory.removed_ms = Some(view.now_ms);
+            memory.untold.push(step.clone());
+        }
         Step::DisarmCorrupt { .. } => {
             memory.disarmed_ms = Some(view.now_ms);
             // Now Events can be written again.
@@ -134,27 +151,31 @@ async fn take(context: &Context, view: &View, memory: &mut Memory, seen: &Observ
 /// Compares the stores of all members that answer, at one revision, one after the other.
 pub(crate) async fn compare(view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?.clone();
+    let is_alarmed = !accused(&reading).is_empty();
     let stores = match hashes(memory, &reading, |m| !m.is_learner).await? {
         Err(why) => Stores::Unclear { why },
-        // What one has beyond the revision that all have nobody has compared; and no write comes that would explain it.
-        Ok(_) if !accused(&reading).is_empty() && !have_one_revision(&reading) => {
-            Stores::Unclear { why: "the members are at different revisions".into() }
-        }
         Ok((revision, mut hashes)) => {
             for (learner, _) in reading.members.iter().filter(|(m, s)| m.is_learner && s.is_some()) {
                 // It may not have got so far.
                 hashes.extend(hash(memory, &reading, learner, revision).await?.ok().map(|hash| (learner.id, hash)));
             }
-            beside_each_other(&hashes, down(memory, &reading).await)
+            match beside_each_other(&hashes, down(memory, &reading).await) {
+                // What one has beyond the revision that all have nobody has compared; and no write comes that would explain it.
+                Stores::Compared { same, .. } if is_alarmed && !have_one_revision(&reading, &same) => {
+                    Stores::Unclear { why: "members with equal stores are at different revisions".into() }
+                }
+                stores => stores,
+            }
         }
     };
     tracing::warn!(?stores, "the stores of the members were compared");
-    memory.stores = Some((clock::now_ms(), reading.ids(), stores));
+    memory.stores = Some(Compared { at_ms: clock::now_ms(), ids: reading.ids(), is_alarmed, stores });
     Ok(())
 }
 
-fn have_one_revision(reading: &Reading) -> bool {
-    let mut revisions = reading.members.iter().filter(|(m, _)| !m.is_learner).filter_map(|(_, s)| s.as_ref()).map(|s| s.revision);
+fn have_one_revision(reading: &Reading, among: &[plan::MemberId]) -> bool {
+    let answering = reading.members.iter().filter_map(|(_, s)| s.as_ref()).filter(|s| !s.is_learner);
+    let mut revisions = answering.filter(|s| among.contains(&plan::MemberId(s.member_id.0))).map(|s| s.revision);
     let first = revisions.next();
     revisions.all(|revision| Some(revision) == first)
 }
@@ -172,7 +193,8 @@ async fn down(memory: &Memory, reading: &Reading) -> Vec<plan::MemberId> {
                 Err(_) => false,
             };
         }
-        if is_closed || !memory.untold.is_empty() {
+        let is_explained = memory.removed_ms.is_some_and(|at| clock::now_ms().saturating_sub(at) < EXPLAINS_MS);
+        if is_closed || is_explained {
             down.push(plan::MemberId(member.id.0));
         }
     }

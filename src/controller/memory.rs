@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::{Dial, Endpoint};
-use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step, Stores};
+use etcd_operator_plan::{Absences, Gate, NodeName, Progress, RemoteClient, Step};
 use k8s_openapi::api::core::v1::Node;
 
+use super::corrupt::Compared;
 use super::guards::{GuardImage, Guarded};
 use crate::pki::Ca;
 
@@ -41,8 +42,10 @@ pub(crate) struct Memory {
     pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
     pub(crate) gate: Option<(Vec<u64>, Gate)>,
-    /// The last comparison of the stores: when (ms), of which member IDs, and what came of it.
-    pub(crate) stores: Option<(u64, Vec<u64>, Stores)>,
+    /// The last comparison of the stores.
+    pub(crate) stores: Option<Compared>,
+    /// When this process removed a member for its store last, ms.
+    pub(crate) removed_ms: Option<u64>,
     /// When this process took etcd's alarm back last, ms.
     pub(crate) disarmed_ms: Option<u64>,
     /// Steps that no Event could tell of when they were taken.
@@ -106,6 +109,7 @@ impl Memory {
             progress: HashMap::new(),
             gate: None,
             stores: None,
+            removed_ms: None,
             disarmed_ms: None,
             untold: Vec::new(),
             preflight: None,

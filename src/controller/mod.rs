@@ -274,7 +274,10 @@ async fn reconcile_one(name: &str, context: &Context) -> Result<(Outcome, Action
     let memory = context.memory(name);
     let mut memory = memory.lock().await;
     if memory.turn != context.lease.turn() {
+        // Of etcd's alarm, and not of who leads.
+        let disarmed_ms = memory.disarmed_ms;
         *memory = memory::Memory::new(context.dial.clone(), context.lease.turn());
+        memory.disarmed_ms = disarmed_ms;
     }
     let (outcome, look_again) = pass::run(context, name, &mut memory).await?;
     Ok((outcome, Action::requeue(look_again.unwrap_or(SETTLED_LOOK))))

@@ -387,7 +387,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
         roll_out_refused: super::settings::refusal(view).or_else(|| pods::refusal(view)),
         rolled_back: pods::rolled_back(view),
         roll_out: pods::preparation(view, memory),
-        downgrade_unwanted: pods::downgrade_unwanted(view),
+        downgrade: pods::downgrade(view),
         api_servers: api_servers(view),
         accused: view.etcd.as_ref().map(super::corrupt::accused).unwrap_or_default(),
         stores: super::corrupt::stores(view, memory),

@@ -3,7 +3,7 @@
 use etcd_operator_api::member::{EtcdMember, Pod, PodStatus, RollOut, Seat};
 use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_etcd::ids::MemberId;
-use etcd_operator_plan::{NodeName, Preparation, RunsWith};
+use etcd_operator_plan::{Downgrade, NodeName, Preparation, RunsWith};
 use semver::Version;
 
 use super::memory::Memory;
@@ -306,8 +306,11 @@ pub(crate) fn preparation(view: &View, memory: &Memory) -> Preparation {
         ));
     }
     if missing.is_empty() {
-        let unconverted: Vec<String> =
-            answering(view).filter(|(_, s)| !reads(view.cluster.spec.plain_version(), s)).map(|(id, _)| id.to_string()).collect();
+        let pinned = is_pinned(view);
+        let unconverted: Vec<String> = answering(view)
+            .filter(|(_, s)| !reads(view.cluster.spec.plain_version(), s, pinned))
+            .map(|(id, _)| id.to_string())
+            .collect();
         match unconverted.as_slice() {
             [] => return Preparation::Ready,
             _ if downgrades(view).next().is_none() => return Preparation::Unconverted,
@@ -320,10 +323,19 @@ pub(crate) fn preparation(view: &View, memory: &Memory) -> Preparation {
     }
 }
 
-/// Whether an etcd of the wanted version can read a member's data, as far as its version goes: etcd converts it when it is told to, and says so.
-fn reads(wanted: &str, status: &MemberStatus) -> bool {
+/// Whether an etcd of the wanted version can read a member's data, as far as its version goes: etcd converts it when it is told to, and says so. And it must
+/// stay so: the cluster's version goes up within seconds once no member of the older one is left (`pinned`), unless etcd was told not to let it.
+fn reads(wanted: &str, status: &MemberStatus, pinned: bool) -> bool {
     let Some((wanted, runs)) = parse(wanted).zip(parse(&status.version)) else { return false };
-    minor(&runs) <= minor(&wanted) || parse(&status.storage_version).is_some_and(|data| minor(&data) <= minor(&wanted))
+    let is_of = |version: &str| parse(version).is_some_and(|version| minor(&version) <= minor(&wanted));
+    let stays = pinned || status.downgrade.as_deref().and_then(parse).is_some_and(|target| minor(&target) == minor(&wanted));
+    minor(&runs) <= minor(&wanted) || (is_of(&status.storage_version) && stays)
+}
+
+/// Whether a member that answers is of the wanted minor version, or an older one.
+fn is_pinned(view: &View) -> bool {
+    let Some(wanted) = parse(view.cluster.spec.plain_version()) else { return false };
+    answering(view).filter_map(|(_, status)| parse(&status.version)).any(|runs| minor(&runs) <= minor(&wanted))
 }
 
 /// The minor versions that members were told to go down to.
@@ -331,10 +343,14 @@ fn downgrades(view: &View) -> impl Iterator<Item = Version> {
     answering(view).filter_map(|(_, status)| parse(status.downgrade.as_deref()?))
 }
 
-/// Whether etcd was told to convert its data, and the spec says another version by now.
-pub(crate) fn downgrade_unwanted(view: &View) -> bool {
-    let wanted = parse(view.cluster.spec.plain_version());
-    wanted.is_some_and(|wanted| downgrades(view).any(|target| minor(&target) != minor(&wanted)))
+/// As the planner takes it.
+pub(crate) fn downgrade(view: &View) -> Downgrade {
+    let Some(wanted) = parse(view.cluster.spec.plain_version()) else { return Downgrade::None };
+    match downgrades(view).map(|target| minor(&target) == minor(&wanted)).min() {
+        None => Downgrade::None,
+        Some(true) => Downgrade::Wanted,
+        Some(false) => Downgrade::Unwanted,
+    }
 }
 
 /// The minor version that the spec says, as etcd wants it named.

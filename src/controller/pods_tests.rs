@@ -105,7 +105,7 @@ fn versions_go_up_by_one_minor_and_down_only_where_the_cluster_has_not_gone_up()
 
 #[test]
 fn data_is_read_by_an_etcd_that_is_not_older_than_it() {
-    let status = |version: &str, storage: &str| {
+    let status = |version: &str, storage: &str, downgrade: Option<&str>| {
         let ids = (etcd_operator_etcd::ids::ClusterId(1), MemberId(2));
         MemberStatus {
             cluster_id: ids.0,
@@ -120,16 +120,22 @@ fn data_is_read_by_an_etcd_that_is_not_older_than_it() {
             is_learner: false,
             errors: Vec::new(),
             storage_version: storage.into(),
-            downgrade: None,
+            downgrade: downgrade.map(str::to_owned),
         }
     };
-    let reads = |wanted: &str, version: &str, storage: &str| reads(wanted, &status(version, storage));
-    assert!(reads("3.6.16", "3.6.17", "3.6.0"), "a patch back");
-    assert!(reads("3.7.1", "3.6.17", "3.6.0"));
-    assert!(!reads("3.6.16", "3.7.1", "3.7.0"));
-    assert!(reads("3.6.16", "3.7.1", "3.6.0"), "converted, or the cluster never went up");
-    assert!(!reads("3.5.33", "3.6.16", ""), "what is not known is not read");
-    assert!(reads("3.5.33", "3.5.30", ""));
+    let reads = |wanted: &str, version: &str, storage: &str, downgrade: Option<&str>, pinned: bool| {
+        reads(wanted, &status(version, storage, downgrade), pinned)
+    };
+    assert!(reads("3.6.16", "3.6.17", "3.6.0", None, true), "a patch back");
+    assert!(reads("3.7.1", "3.6.17", "3.6.0", None, true));
+    for (downgrade, pinned) in [(None, false), (None, true), (Some("3.6.0"), false)] {
+        assert!(!reads("3.6.16", "3.7.1", "3.7.0", downgrade, pinned));
+        let stays = pinned || downgrade.is_some();
+        assert_eq!(reads("3.6.16", "3.7.1", "3.6.0", downgrade, pinned), stays, "it may go up in the next moment");
+    }
+    assert!(!reads("3.6.16", "3.7.1", "3.6.0", Some("3.5.0"), false));
+    assert!(!reads("3.5.33", "3.6.16", "", None, true), "what is not known is not read");
+    assert!(reads("3.5.33", "3.5.30", "", None, true));
 }
 
 #[test]

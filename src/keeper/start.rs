@@ -68,7 +68,7 @@ impl Keeper {
 
     /// Where it writes to: read after the next end, if the last one came soon.
     fn output(&self) -> (Option<Output>, Option<File>) {
-        if self.backoff.failures() > 0 {
+        if self.backoff.has_failed() {
             match Output::begin(&self.paths) {
                 Ok((output, file)) => return (Some(output), Some(file)),
                 Err(error) => tracing::warn!(%error, "what etcd says cannot be read along"),

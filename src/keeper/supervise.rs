@@ -66,10 +66,14 @@ pub struct Backoff {
     faults: u32,
     /// Until when it is not started beside a quorum for that.
     refused_until: Option<Instant>,
+    /// Since when no quorum has answered meanwhile.
+    unanswered: Option<Instant>,
 }
 
 /// How often etcd must say in a row that it cannot run on its data: once may be a read that failed.
 const FAULTS: u32 = 2;
+/// How long no quorum must answer before it is started all the same.
+const NO_QUORUM: Duration = Duration::from_secs(30);
 /// Pause after that: it is for others to say whose data is wrong.
 const DATA_AGAIN: Duration = Duration::from_secs(600);
 
@@ -85,12 +89,12 @@ impl Backoff {
     pub(crate) fn is_fault(&mut self, said: bool) -> bool {
         self.faults = if said { self.faults + 1 } else { 0 };
         let is_fault = self.faults >= FAULTS;
-        self.refused_until = is_fault.then(|| now() + DATA_AGAIN);
+        (self.refused_until, self.unanswered) = (is_fault.then(|| now() + DATA_AGAIN), None);
         is_fault
     }
-    /// How often in a row it ended soon after its start.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
+    /// Whether the last one ended soon after its start, or gave up a join in this keeper's life.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0 || self.joins > 0
     }
     /// etcd gave up its first start, and may try again.
     pub(crate) fn pause_for_join(&mut self, pause: Duration) {
@@ -103,14 +107,22 @@ impl Backoff {
     }
     /// The order changed, or etcd ran well.
     pub(crate) fn reset(&mut self) {
-        (self.failures, self.until, self.faults, self.refused_until) = (0, None, 0, None);
+        (self.failures, self.until, self.faults, self.refused_until, self.unanswered) = (0, None, 0, None, None);
     }
     fn left(&self) -> Option<Duration> {
         self.until.map(|until| until.saturating_duration_since(now())).filter(|left| !left.is_zero())
     }
-    /// Whether data that etcd does not run on is left alone beside a quorum. Where there is none it is tried all the same: it may be all that is left.
-    fn refuses(&self, reason: Reason) -> bool {
-        reason == Reason::Listed && self.refused_until.is_some_and(|until| now() < until)
+    /// Whether data that etcd does not run on is left alone: beside a quorum, and while that elects a leader. Where there is none for long it is tried all
+    /// the same: it may be all that is left.
+    fn refuses(&mut self, reason: Reason) -> bool {
+        if self.refused_until.is_none_or(|until| now() >= until) {
+            return false;
+        }
+        if reason == Reason::Listed {
+            self.unanswered = None;
+            return true;
+        }
+        now() - *self.unanswered.get_or_insert_with(now) < NO_QUORUM
     }
 }
 

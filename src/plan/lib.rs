@@ -27,9 +27,9 @@ pub use corrupt::{NOBODY, Stores};
 pub use evict::{DATA_IS_CORRUPT, DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
-    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary,
-    KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient, RunsWith, Seat, Snapshot,
-    Spec, Tombstone,
+    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember, Gate,
+    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient, RunsWith,
+    Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Restart, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -82,6 +82,9 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
         return plan;
     }
     if let Some(plan) = evict::plan(o, members) {
+        return plan;
+    }
+    if let Some(plan) = roll_out::let_join(o, members) {
         return plan;
     }
     // Whoever is lost is replaced, whatever his keeper said last.

@@ -59,8 +59,8 @@ pub struct Observed {
     pub rolled_back: Option<String>,
     /// What must be there before the first member is restarted with another image.
     pub roll_out: Preparation,
-    /// etcd was told to convert its data for an older version, and that is not wanted any more.
-    pub downgrade_unwanted: bool,
+    /// Whether etcd was told to convert its data for an older version.
+    pub downgrade: Downgrade,
     /// The API servers that can be seen.
     pub api_servers: Vec<ApiServer>,
     /// Whom etcd's alarms CORRUPT accuse ([`crate::NOBODY`]: it cannot tell).
@@ -90,6 +90,18 @@ pub enum Preparation {
         /// Where, and why.
         why: String,
     },
+}
+
+/// Whether etcd was told to convert its data for an older version. While it is, no member can join: etcd takes none whose version is not the one above
+/// the cluster's (`allowedVersionRange`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Downgrade {
+    /// It was not, as far as its members say.
+    None,
+    /// For the version that the spec says.
+    Wanted,
+    /// For another one.
+    Unwanted,
 }
 
 /// An API server.

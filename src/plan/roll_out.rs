@@ -4,8 +4,8 @@
 use crate::pivot::successor;
 use crate::quorum::{is_healthy, may_be_down, voluntary};
 use crate::{
-    EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Preparation, Restart, RunsWith,
-    SLOW_LOOK_MS, Seat, Step, WaitFor, grow, shrink, ways,
+    Downgrade, EtcdMember, FAST_LOOK_MS, HoldReason, KeeperBinary, KeeperView, MemberId, Observed, Plan, Preparation, Restart,
+    RunsWith, SLOW_LOOK_MS, Seat, Step, WaitFor, grow, shrink, ways,
 };
 
 /// How long a member may take to be well with another pod, ms; then it gets back the one before. An image is pulled and proven by then.
@@ -18,11 +18,13 @@ const BROUGHT_WITHIN_MS: u64 = 30_000;
 /// The next restart, or what it waits for. `None` = all run with what is wanted, or something else comes first.
 pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     let is_outdated = |seat: &&Seat| seat.runs_with == RunsWith::Outdated;
+    // Nor is it left where nothing follows: nobody could join for as long.
+    let is_idle = o.roll_out_refused.is_some() || o.rolled_back.is_some();
+    if o.downgrade == Downgrade::Unwanted || (o.downgrade == Downgrade::Wanted && is_idle) {
+        return Some(cancel_downgrade(o));
+    }
     if let (Some(_), Some(why)) = (o.seats.iter().find(is_outdated), &o.roll_out_refused) {
         return Some(Plan::hold(HoldReason::InvalidSpec, why.clone()));
-    }
-    if o.downgrade_unwanted && members.iter().all(is_healthy) {
-        return Some(Plan::Do(Step::CancelDowngrade));
     }
     // What does not run costs nothing: also the way back where a setting was no good.
     let is_ready = o.roll_out == Preparation::Ready && o.rolled_back.is_none();
@@ -70,13 +72,13 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
             ),
         ));
     }
+    if has_quorum && let Some(plan) = api_servers(o, &seen, seat, member) {
+        return Some(plan);
+    }
     // Not where nobody would be restarted then. etcd does it once it knows the versions of all.
     if o.roll_out == Preparation::Unconverted {
         let is_known = members.iter().all(is_healthy);
         return Some(if is_known { Plan::Do(Step::EnableDowngrade) } else { Plan::wait(WaitFor::VotersHealthy) });
-    }
-    if has_quorum && let Some(plan) = api_servers(o, &seen, seat, member) {
-        return Some(plan);
     }
     let others: Vec<&EtcdMember> = members.iter().filter(|m| m.id != member.id && !m.is_learner).collect();
     if grow::leads(member) && !others.is_empty() {
@@ -86,6 +88,18 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
         });
     }
     Some(apply(seat, if has_quorum { Restart::WhileQuorum } else { Restart::Overruled }))
+}
+
+/// Takes a conversion back. Not while an order to put an older etcd somewhere may still be carried out: the cluster's version goes up again within seconds,
+/// and that one would not start.
+fn cancel_downgrade(o: &Observed) -> Plan {
+    under_way(o).unwrap_or(Plan::Do(Step::CancelDowngrade))
+}
+
+/// Before a member joins, a conversion is taken back; it is begun anew once all is well.
+pub(crate) fn let_join(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+    let joins = |s: &Seat| grow::listed(s, members).is_none_or(|m| m.is_learner && !is_healthy(m));
+    (o.downgrade != Downgrade::None && o.seats.iter().any(joins)).then(|| cancel_downgrade(o))
 }
 
 /// A member that was given another pod, has had its time and is not well gets back the one before. What this observer has not seen itself does not count: right

@@ -45,9 +45,9 @@ mod two_voters;
 mod wording;
 
 use crate::{
-    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, HoldReason,
-    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness, RemoteClient, Removal,
-    Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
+    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember, Gate,
+    HoldReason, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness,
+    RemoteClient, Removal, Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -90,7 +90,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
         roll_out_refused: None,
         rolled_back: None,
         roll_out: Preparation::Ready,
-        downgrade_unwanted: false,
+        downgrade: Downgrade::None,
         api_servers: Vec::new(),
         accused: Vec::new(),
         stores: crate::Stores::NotCompared,

@@ -405,11 +405,42 @@ fn data_that_the_wanted_etcd_cannot_read_is_converted_before_the_first_restart()
 #[test]
 fn a_conversion_that_nobody_wants_any_more_is_taken_back_whoever_runs_what() {
     let mut o = outdated(3);
-    o.downgrade_unwanted = true;
+    o.downgrade = Downgrade::Unwanted;
     does(&o, Step::CancelDowngrade);
     member(&mut o, 3).health = EtcdHealth::Unknown;
-    waits(&o, WaitFor::VotersHealthy);
+    does(&o, Step::CancelDowngrade);
+    // The older etcd that is on its way could not start then.
+    (o.seats[1].runs_with, o.seats[1].replaced_ms) = (RunsWith::UnderWay, Some(NOW - 1_000));
+    waits(&o, WaitFor::MemberRestart);
     let mut o = after_the_pivot(3);
-    o.downgrade_unwanted = true;
+    o.downgrade = Downgrade::Unwanted;
+    does(&o, Step::CancelDowngrade);
+    // Wanted, and nothing follows.
+    o.downgrade = Downgrade::Wanted;
+    assert_eq!(plan(&o), Plan::Done);
+    o.roll_out_refused = Some("two at once".into());
+    does(&o, Step::CancelDowngrade);
+    let mut o = outdated(3);
+    (o.downgrade, o.rolled_back) = (Downgrade::Wanted, Some("no good".into()));
+    does(&o, Step::CancelDowngrade);
+}
+
+#[test]
+fn while_data_is_converted_nobody_can_join_so_it_is_taken_back_before() {
+    let mut o = outdated(3);
+    (o.downgrade, o.roll_out) = (Downgrade::Wanted, Preparation::Ready);
+    // Lost, removed, and to be replaced.
+    members(&mut o).pop();
+    (o.seats[2].ordered, o.seats[2].keeper) = (None, KeeperView::Waiting { reason: "NotAddedYet".into() });
+    o.seats[2].runs_with = RunsWith::Current;
+    does(&o, Step::CancelDowngrade);
+    (o.seats[1].runs_with, o.seats[1].replaced_ms) = (RunsWith::UnderWay, Some(NOW - 1_000));
+    waits(&o, WaitFor::MemberRestart);
+    o.seats[1].runs_with = RunsWith::Outdated;
+    o.downgrade = Downgrade::None;
+    does(&o, Step::AddLearner { node: name(3) });
+    // Nor can one that was added before.
+    list(&mut o, 3, learner(EtcdHealth::Unknown));
+    o.downgrade = Downgrade::Wanted;
     does(&o, Step::CancelDowngrade);
 }

@@ -145,6 +145,10 @@ fn keep(world: &mut World, index: usize) {
         }
         raft.start(now, order);
     } else if reachable && raft.listed(order).is_some() && !keeper.ran_here.contains(&order) {
+        // Its version is not the one above the cluster's (etcd: `allowedVersionRange`).
+        if raft.downgrade.is_some() {
+            return;
+        }
         // Data of a removed member is archived first; data of a member that is still listed is not ours to touch.
         if keeper.data.is_some_and(|d| !keeper.removed.contains(&d)) {
             return;

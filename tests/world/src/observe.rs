@@ -112,7 +112,7 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
         roll_out_refused: None,
         rolled_back: None,
         roll_out: Preparation::Ready,
-        downgrade_unwanted: false,
+        downgrade: etcd_operator_plan::Downgrade::None,
         // They list all seats, or only boot (`clients.rs`).
         api_servers: Vec::new(),
         accused: Vec::new(),

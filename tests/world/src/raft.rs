@@ -96,6 +96,8 @@ pub struct Raft {
     pub versions: BTreeMap<MemberId, String>,
     /// The version that the data is of: with it an older etcd cannot read it.
     pub data_version: String,
+    /// Since when all voters run a newer etcd and none holds it down, ms.
+    pub rises_since: Option<Ms>,
     /// The version that etcd was told to convert it for, and when (ms).
     pub downgrade: Option<(String, Ms)>,
     /// Peer URLs on whose link a learner gets so many entries per second: 0 = a dead link.
@@ -129,6 +131,7 @@ impl Raft {
             names: BTreeMap::new(),
             versions: BTreeMap::new(),
             data_version: "3.6.0".into(),
+            rises_since: None,
             downgrade: None,
             slow: BTreeMap::new(),
             corrupt: BTreeSet::new(),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use etcd_operator_world::histories::seed;
-use etcd_operator_world::shipped::{After, BootIs, Ending, Tale, When, Who, Wrong, tell};
+use etcd_operator_world::shipped::{After, BootIs, Ending, Meanwhile, Tale, When, Who, Wrong, tell};
 use etcd_operator_world::{BootHost, Ms, Setup};
 
 /// Tales of one group in the sample.
@@ -280,7 +280,7 @@ const CHANGES: [(usize, u32, After); 11] = [
     (3, 3, After::Settings),
     (3, 3, After::Version),
     (3, 3, After::BadVersion),
-    (3, 3, After::Downgrade),
+    (3, 3, After::Downgrade(None)),
     (4, 3, After::Gone(1)),
     (3, 3, After::Wipe(0)),
     (3, 3, After::Wipe(2)),
@@ -300,6 +300,17 @@ fn while_etcd_refuses_every_write_the_member_with_another_store_goes_and_an_even
         let calls = &ending.calls[&Who::Controller(0)];
         let count = |call: &str| calls.iter().filter(|one| *one == call).count();
         assert_eq!((count("MemberRemove"), count("Alarm")), (1, 1), "{calls:?}");
+    }
+}
+
+#[test]
+fn a_downgrade_that_is_disturbed_ends_with_members_that_can_read_their_data() {
+    // Looked at before and after the conversion, and between two restarts (each 150 s after the one before).
+    for at in [3_000, 12_000, 20_000, 30_000, 100_000, 170_000, 300_000] {
+        for what in [Meanwhile::Back, Meanwhile::Wipe(1), Meanwhile::Wipe(2)] {
+            let ending = tell(&Tale { after: After::Downgrade(Some((at, what))), ..Tale::of(Setup::of(3, 3)) });
+            assert_eq!(wrong(&ending), None, "{at} ms, {what:?}: {}", ending.story);
+        }
     }
 }
 

@@ -290,7 +290,8 @@ impl Disks {
             if pod.version == BAD {
                 keeper.order = None;
             }
-            if minor(&pod.version) < minor(&world.raft.data_version) {
+            let runs = order.run == Run::Run && world.raft.listed(id).is_some();
+            if runs && minor(&pod.version) < minor(&world.raft.data_version) {
                 world.trace.violations.push(Violation::TooOld { member: id });
             }
             world.raft.versions.insert(id, pod.version.clone());

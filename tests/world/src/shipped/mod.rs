@@ -45,6 +45,8 @@ const LATER: &str = "3.6.17";
 const BAD: &str = "3.6.18";
 /// One of the minor version before.
 const EARLIER: &str = "3.5.33";
+/// The version of the data of all others.
+const NEWEST: &str = "3.6.0";
 /// How long etcd takes to convert its data, ms.
 const CONVERTS_MS: Ms = 2_000;
 const CLUSTER_ID: u64 = 7;
@@ -92,8 +94,8 @@ pub enum After {
     Version,
     /// The same, and its etcd does not come up.
     BadVersion,
-    /// `spec.version` is of the minor version before.
-    Downgrade,
+    /// `spec.version` is of the minor version before; and so long after that something else happens, ms.
+    Downgrade(Option<(Ms, Meanwhile)>),
     /// The data of a node's member is gone.
     Wipe(usize),
     /// Bits have flipped in the store of a node's member, and etcd has found out.
@@ -107,13 +109,23 @@ pub enum After {
     Gone(usize),
 }
 
+/// What happens in the middle of a downgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// `spec.version` is set back.
+    Back,
+    /// The data of a node's member is gone.
+    Wipe(usize),
+}
+
 impl After {
     /// What `spec.version` is then.
     fn version(self) -> &'static str {
         match self {
             Self::Version => LATER,
             Self::BadVersion => BAD,
-            Self::Downgrade => EARLIER,
+            Self::Downgrade(Some((_, Meanwhile::Back))) => VERSION,
+            Self::Downgrade(_) => EARLIER,
             _ => VERSION,
         }
     }
@@ -257,6 +269,8 @@ struct Stage<'a> {
     /// When the tale began, on the World's clock.
     began: Ms,
     gone_wrong: bool,
+    /// When what happens after the pivot did, while something else is to follow.
+    changed_at: Option<Ms>,
     /// Whose keepers hand over, whenever that changed.
     hand_overs: Vec<Vec<usize>>,
 }
@@ -287,6 +301,7 @@ impl<'a> Stage<'a> {
             dead: Vec::new(),
             power_on_at: None,
             gone_wrong: false,
+            changed_at: None,
             hand_overs: Vec::new(),
         };
         let installer = (tale.boot_is == BootIs::Process).then_some(Who::Installer);
@@ -347,9 +362,10 @@ impl<'a> Stage<'a> {
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
                 lock(&self.world).api.settings = 2;
             }
-            After::Version | After::BadVersion | After::Downgrade => {
+            After::Version | After::BadVersion | After::Downgrade(_) => {
                 let mut cluster = self.cluster();
-                cluster["spec"]["version"] = self.tale.after.version().into();
+                let is_downgrade = matches!(self.tale.after, After::Downgrade(_));
+                cluster["spec"]["version"] = if is_downgrade { EARLIER } else { self.tale.after.version() }.into();
                 cluster["spec"]["pod"] = json!({"labels": {"team": "infra"}});
                 self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
             }
@@ -369,6 +385,7 @@ impl<'a> Stage<'a> {
             let now = world.now;
             world.trace.faults += 1;
             world.trace.tell(now, format!("{:?}", self.tale.after));
+            self.changed_at = Some(now);
         }
         for who in self.everybody() {
             self.end(who);
@@ -392,7 +409,7 @@ impl<'a> Stage<'a> {
             | After::Settings
             | After::Version
             | After::BadVersion
-            | After::Downgrade
+            | After::Downgrade(_)
             | After::Wipe(_)
             | After::Corrupt { .. } => None,
         }
@@ -494,7 +511,7 @@ impl<'a> Stage<'a> {
                 && match self.tale.after {
                     After::Upgrade => self.is_upgraded(),
                     After::Settings => self.is_resettled(),
-                    After::Version | After::BadVersion | After::Downgrade => self.all_run(self.tale.after.version_at_rest()),
+                    After::Version | After::BadVersion | After::Downgrade(_) => self.all_run(self.tale.after.version_at_rest()),
                     After::Nothing | After::Scale(_) | After::Wipe(_) | After::Corrupt { .. } | After::Gone(_) => true,
                 };
         }
@@ -559,6 +576,23 @@ impl<'a> Stage<'a> {
                 world.raft.compare();
             }
             self.disks.tick(&mut world);
+        }
+        if let After::Downgrade(Some((at, what))) = self.tale.after
+            && self.changed_at.is_some_and(|changed| lock(&self.world).now >= changed + at)
+        {
+            self.changed_at = None;
+            match what {
+                Meanwhile::Back => {
+                    let mut cluster = self.cluster();
+                    cluster["spec"]["version"] = VERSION.into();
+                    self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+                }
+                Meanwhile::Wipe(node) => crate::nodes::wipe(&mut lock(&self.world), node),
+            }
+            let mut world = lock(&self.world);
+            let now = world.now;
+            world.trace.faults += 1;
+            world.trace.tell(now, format!("{what:?}"));
         }
         let handing_over = self.disks.handing_over();
         if self.hand_overs.last() != Some(&handing_over) {
@@ -636,7 +670,8 @@ impl<'a> Stage<'a> {
         };
         // Before it happens all is well, too.
         let is_well = is_as_told || cluster["spec"]["version"] != BAD && is_true("Ready");
-        self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_well
+        let is_over = self.changed_at.is_none() || !matches!(self.tale.after, After::Downgrade(Some(_)));
+        is_over && self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_well
     }
 
     /// What happens in the minute after the end, when nothing should.
@@ -674,9 +709,19 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// etcd converts its data for an older version, and ends that once all members are of it.
+/// etcd converts its data for an older version, and ends that once all members are of it. Where it is not told to, its data goes up with its members.
 fn convert(world: &mut World) {
-    let Some((target, at)) = world.raft.downgrade.clone() else { return };
+    let Some((target, at)) = world.raft.downgrade.clone() else {
+        let is_newer = |id| world.raft.versions.get(&id).is_none_or(|version| version.starts_with("3.6."));
+        let rises = world.raft.data_version != NEWEST && world.raft.voters().all(is_newer);
+        let since = world.raft.rises_since.filter(|_| rises).unwrap_or(world.now);
+        world.raft.rises_since = rises.then_some(since);
+        if rises && world.now >= since + CONVERTS_MS {
+            world.raft.data_version = NEWEST.into();
+        }
+        return;
+    };
+    world.raft.rises_since = None;
     let converts =
         world.now >= at + CONVERTS_MS && world.raft.leader.is_some() && world.raft.voters().all(|id| world.raft.runs(id));
     if converts {
