@@ -9,7 +9,6 @@ use etcd_operator_etcd::client::{HashKv, Member, MemberStatus};
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::{self as plan, Observed, Plan, Step, Stores};
 
-use super::act::{Outcome, act};
 use super::etcd::{self, Reading};
 use super::memory::Memory;
 use super::observe::{View, observed};
@@ -57,10 +56,14 @@ pub(crate) fn accused(reading: &Reading) -> Vec<plan::MemberId> {
     accused.into_iter().map(|id| plan::MemberId(id.0)).collect()
 }
 
+fn is_alarmed(reading: &Reading) -> bool {
+    !accused(reading).is_empty()
+}
+
 /// What comparing the stores has shown, as long as it counts.
 pub(crate) fn stores(view: &View, memory: &Memory) -> Stores {
     let Ok(reading) = &view.etcd else { return Stores::NotCompared };
-    let is_alarmed = !accused(reading).is_empty();
+    let is_alarmed = is_alarmed(reading);
     let lasts = |stores: &Stores| match stores {
         _ if is_alarmed => COMPARED_MS,
         Stores::Compared { other, .. } if other.is_empty() => EQUAL_MS,
@@ -80,10 +83,10 @@ pub(crate) async fn pass(
     view: &View,
     memory: &mut Memory,
 ) -> Result<Option<(metrics::Outcome, Option<Duration>)>, ControllerError> {
-    let seen = observed(view, memory, &context.args);
-    if seen.accused.is_empty() {
+    if !view.etcd.as_ref().is_ok_and(is_alarmed) {
         return Ok(None);
     }
+    let seen = observed(view, memory, &context.args);
     let plan = plan::plan(&seen);
     let new = status::compute(context, view, memory, &seen, &plan);
     context.args.metrics.set_cluster(&view.name(), Some(figures::of(view, memory, &seen, &plan, &new)));
@@ -123,14 +126,7 @@ async fn take(context: &Context, view: &View, memory: &mut Memory, seen: &Observ
         return Ok(());
     }
     tracing::warn!(cluster = %view.name(), step = ?step, accused = ?seen.accused, "step, while etcd refuses every write");
-    let done = act(context, view, memory, step).await;
-    let result = match &done {
-        Ok(Outcome::Done) => "done",
-        Ok(Outcome::NotYet) => "not_yet",
-        Err(_) => "error",
-    };
-    context.args.metrics.step(&view.name(), step.kind(), result);
-    done?;
+    pass::act(context, view, memory, step).await?;
     match step {
         Step::RemoveCorrupt { .. } => {
             memory.removed_ms = Some(view.now_ms);
@@ -151,7 +147,7 @@ async fn take(context: &Context, view: &View, memory: &mut Memory, seen: &Observ
 /// Compares the stores of all members that answer, at one revision, one after the other.
 pub(crate) async fn compare(view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?.clone();
-    let is_alarmed = !accused(&reading).is_empty();
+    let is_alarmed = is_alarmed(&reading);
     let stores = match hashes(memory, &reading, |m| !m.is_learner).await? {
         Err(why) => Stores::Unclear { why },
         Ok((revision, mut hashes)) => {

@@ -109,7 +109,7 @@ pub(crate) async fn run(
 }
 
 /// Carries a step out, and counts it.
-async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<Outcome, ControllerError> {
+pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, step: &Step) -> Result<Outcome, ControllerError> {
     let done = act::act(context, view, memory, step).await;
     let outcome = match &done {
         Ok(Outcome::Done) => "done",

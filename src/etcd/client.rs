@@ -112,9 +112,7 @@ impl MemberStatus {
         let concerns_it = |error: &String| alarm(error).is_none_or(|(id, kind)| id == self.member_id && kind != "NOSPACE");
         self.leader.is_some() && !self.errors.iter().any(concerns_it)
     }
-}
 
-impl MemberStatus {
     /// Whom the alarms CORRUPT accuse, as this member knows them; ID 0 = etcd cannot tell. While there is one etcd refuses every write.
     #[must_use]
     pub fn accused(&self) -> Vec<MemberId> {
