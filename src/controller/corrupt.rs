@@ -9,6 +9,7 @@ use etcd_operator_etcd::client::{HashKv, Member, MemberStatus};
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan::{self as plan, Observed, Plan, Step, Stores};
 
+use super::act::Outcome;
 use super::etcd::{self, Reading};
 use super::memory::Memory;
 use super::observe::{View, observed};
@@ -126,7 +127,10 @@ async fn take(context: &Context, view: &View, memory: &mut Memory, seen: &Observ
         return Ok(());
     }
     tracing::warn!(cluster = %view.name(), step = ?step, accused = ?seen.accused, "step, while etcd refuses every write");
-    pass::act(context, view, memory, step).await?;
+    // One that etcd has not taken, or not answered, explains nothing.
+    if pass::act(context, view, memory, step).await? == Outcome::NotYet {
+        return Ok(());
+    }
     match step {
         Step::RemoveCorrupt { .. } => {
             memory.removed_ms = Some(view.now_ms);
