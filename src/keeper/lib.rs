@@ -22,6 +22,7 @@ pub mod first_start;
 mod hand_over;
 pub mod identity;
 mod last_words;
+mod left_behind;
 pub mod look;
 mod mark;
 pub mod order;

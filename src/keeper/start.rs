@@ -13,6 +13,7 @@ use crate::files::note;
 use crate::first_start::FirstStart;
 use crate::identity;
 use crate::last_words::Output;
+use crate::left_behind;
 use crate::look::Look;
 use crate::render::{InitialCheck, Start, flags};
 use crate::running::Running;
@@ -48,6 +49,9 @@ impl Keeper {
         // Compared with later orders to see whether etcd must be restarted.
         let flags_of_data = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).unwrap_or_default();
         self.write_down(order, look, owner)?;
+        if let Some(members) = &look.members {
+            left_behind::archive(&self.paths, &order.member_name, members, self.args.archive_limit);
+        }
         let first = if matches!(look.decision, Decision::Join(_)) { FirstStart::watch(&data_dir) } else { None };
         tracing::info!(reason = ?look.decision.reason(), member = %owner.member, flags = ?flags_now, "starting etcd");
         let (output, file) = self.output();

@@ -141,6 +141,33 @@ fn a_removed_member_never_runs_again_and_is_archived_on_order_only() {
 }
 
 #[test]
+fn what_a_removed_member_left_is_archived_when_the_next_one_joins_and_nothing_else_is() {
+    let bed = Bed::with_boot();
+    let other = Bed::with_boot();
+    let mut node = bed.learner("cp1");
+    node.power_off();
+    bed.remove(&bed.boot().client, &node.member_id());
+    let old = node.data_dir();
+    // Another cluster's, a listed member's, a damaged one: not for the keeper to judge.
+    let lies = |name: &str| node.paths.member(name);
+    copy_dir(&other.boot().data, &lies("cp1-foreign"));
+    copy_dir(&bed.boot().data, &lies("cp1-listed"));
+    copy_dir(&old, &lies("cp1-damaged"));
+    fs::remove_dir_all(lies("cp1-damaged").join("member/wal")).unwrap();
+    // The order that asked for the archive was overtaken by the next member's.
+    let id = bed.add_learner(&bed.boot().client, &node.order.etcd.peer_url);
+    node.change_order(|o| (o.member_id, o.member_name) = (Some(id), "cp1-2".into()));
+    node.start_keeper();
+    node.wait_phase(Phase::Running, "Joining");
+    let archived = node.archived();
+    assert!(matches!(&archived[..], [one] if one.file_name().unwrap().to_str().unwrap().starts_with("cp1-1-")), "{archived:?}");
+    assert!(segment(&archived[0]).is_file() && !old.exists());
+    for kept in ["cp1-foreign", "cp1-listed", "cp1-damaged"] {
+        assert!(node.paths.member(kept).exists(), "{kept}");
+    }
+}
+
+#[test]
 fn a_listed_member_that_ran_here_and_finds_anothers_data_archives_it_and_is_refused() {
     let bed = Bed::with_boot();
     let mut node = bed.learner("cp1");
