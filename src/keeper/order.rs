@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::contract::{FORMAT, Order, State};
+use crate::contract::{FORMAT, Order, Run, State};
 use crate::files::{Found, read};
 
 /// What changes when the file does.
@@ -64,7 +64,24 @@ fn objection(order: &Order, state: &State) -> Option<String> {
     if order.lineage == state.order_lineage && order.sequence < state.order_sequence {
         return Some(format!("the order has sequence {}, the last one accepted {}", order.sequence, state.order_sequence));
     }
-    check(order).err().map(|(field, why)| format!("the order's {field} {why}"))
+    if let Err((field, why)) = check(order) {
+        return Some(format!("the order's {field} {why}"));
+    }
+    if order.lineage != state.order_lineage {
+        return None;
+    }
+    state.last_order.as_ref().and_then(|last| takes_back(order, last)).map(str::to_owned)
+}
+
+/// No controller says so of a member that was told to run: it is the order of another time, as of an EtcdMember that was restored from a backup. Obeyed it would end
+/// an etcd that others need, or have it looked for where its data is not.
+fn takes_back(order: &Order, last: &Order) -> Option<&'static str> {
+    let same_name = order.member_name == last.member_name;
+    if order.run == Run::Wait && last.run == Run::Run && last.member_id.is_some() && same_name {
+        return Some("the order says to wait to be added, and this member was told to run before");
+    }
+    let same_id = order.member_id.is_some() && order.member_id == last.member_id;
+    (same_id && !same_name).then_some("the order gives the data of this member another name than the one that it has")
 }
 
 /// The order comes from the API, where an enemy may have written it: everything that becomes a path or an argument is checked here.

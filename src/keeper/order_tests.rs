@@ -64,6 +64,28 @@ fn an_older_order_is_refused_and_a_newer_one_accepted() {
 }
 
 #[test]
+fn an_order_that_takes_back_that_a_member_runs_is_refused() {
+    let told = |run: Run, id: Option<&str>, name: &str, sequence: u64| Order {
+        run,
+        member_id: id.map(str::to_owned),
+        cluster_id: id.map(|_| "c1".into()),
+        member_name: name.into(),
+        ..order(1, sequence)
+    };
+    let runs = told(Run::Run, Some("a1"), "cp1-2", 1);
+    let refused = |new: &Order, state: &State| load_text(&serde_json::to_vec(new).unwrap(), state).refused.is_some();
+    let after = |new: Order| refused(&new, &accepted(&runs));
+    assert!(after(told(Run::Wait, None, "cp1-2", 9)), "as before it was added");
+    assert!(after(told(Run::Run, Some("a1"), "cp1-1", 9)), "its data is under another name");
+    assert!(!after(told(Run::Run, Some("a1"), "cp1-2", 9)));
+    assert!(!after(told(Run::Stop, Some("a1"), "cp1-2", 9)));
+    assert!(!after(told(Run::Wait, None, "cp1-3", 9)), "the node's next member");
+    assert!(!after(Order { lineage: 2, ..told(Run::Wait, None, "cp1-2", 1) }), "another life");
+    let waits = accepted(&told(Run::Wait, None, "cp1-2", 1));
+    assert!(!refused(&told(Run::Wait, None, "cp1-2", 2), &waits));
+}
+
+#[test]
 fn a_missing_or_torn_order_leaves_the_last_one_in_force() {
     let state = accepted(&order(1, 1));
     let text = serde_json::to_vec(&order(1, 2)).unwrap();
