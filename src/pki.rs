@@ -8,11 +8,12 @@ use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use x509_parser::extensions::GeneralName;
 
 /// How long a leaf certificate is valid. One year, as kubeadm's.
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How far before now a certificate begins, so that a node whose clock is behind accepts it.
-const BACKDATE: Duration = Duration::from_secs(300);
+/// How far before now a certificate begins, so that a node whose clock is behind accepts it, or all of them where the controller's is ahead.
+const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
 /// Why the CA cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +135,7 @@ fn check_pair(cert: &str, key: &KeyPair) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a leaf is due for renewal: two thirds of its life are over, or it cannot be read.
+/// Whether a leaf is due for renewal: two thirds of its life are over, it has not begun, or it cannot be read.
 #[must_use]
 pub fn is_due(cert: &str, now_ms: u64) -> bool {
     let parsed = x509_parser::pem::parse_x509_pem(cert.as_bytes()).ok();
@@ -142,10 +143,35 @@ pub fn is_due(cert: &str, now_ms: u64) -> bool {
         return true;
     };
     let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    i64::try_from(now_ms / 1000).unwrap_or(i64::MAX) >= from + (to - from) / 3 * 2
+    let now = i64::try_from(now_ms / 1000).unwrap_or(i64::MAX);
+    now < from || now >= from + (to - from) / 3 * 2
 }
 
-/// Whether a leaf names exactly these addresses, and was made for the key of this CSR.
+/// Whether a leaf names all of these addresses.
+#[must_use]
+pub fn covers(cert: &str, ips: &[IpAddr]) -> bool {
+    let octets = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let parsed = x509_parser::pem::parse_x509_pem(cert.as_bytes()).ok();
+    let Some(cert) = parsed.as_ref().and_then(|(_, p)| p.parse_x509().ok()) else { return false };
+    let Ok(names) = cert.subject_alternative_name() else { return false };
+    let names = names.map(|n| n.value.general_names.as_slice()).unwrap_or_default();
+    ips.iter().all(|ip| names.iter().any(|n| matches!(n, GeneralName::IPAddress(bytes) if *bytes == octets(ip))))
+}
+
+/// Whether two certificates are of one key: a CA whose certificate was renewed is the same CA.
+#[must_use]
+pub fn same_key(one: &str, other: &str) -> bool {
+    let key = |pem: &str| {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        pem.parse_x509().ok().map(|c| c.public_key().raw.to_vec())
+    };
+    key(one).is_some() && key(one) == key(other)
+}
+
+/// Whether a leaf was made for the key of this CSR.
 #[must_use]
 pub fn matches(cert: &str, csr: &str) -> bool {
     let key_of_cert = x509_parser::pem::parse_x509_pem(cert.as_bytes())
@@ -184,9 +210,22 @@ mod tests {
         let (_, pem) = x509_parser::pem::parse_x509_pem(signed.as_bytes()).unwrap();
         let text = format!("{:?}", pem.parse_x509().unwrap().subject_alternative_name());
         assert!(!text.contains("evil"), "{text}");
+        let ips = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert!(covers(&signed, &ips(&["10.0.0.1"])) && covers(&signed, &[]));
+        assert!(!covers(&signed, &ips(&["10.0.0.1", "10.0.0.2"])) && !covers(&signed, &ips(&["::ffff:10.0.0.1"])));
+        assert!(!covers("nonsense", &[]));
         assert!(matches(&signed, &csr));
-        assert!(!is_due(&signed, NOW));
+        assert!(!is_due(&signed, NOW) && !is_due(&signed, NOW - 23 * 3_600_000));
+        assert!(is_due(&signed, NOW - 25 * 3_600_000), "signed by a clock that was ahead");
         assert!(is_due(&signed, NOW + 300 * 24 * 3_600_000));
+    }
+
+    #[test]
+    fn a_ca_is_the_same_by_its_key() {
+        let key = KeyPair::generate().unwrap();
+        let of = |key: &KeyPair| CertificateParams::default().self_signed(key).unwrap().pem();
+        assert!(same_key(&of(&key), &of(&key)), "renewed");
+        assert!(!same_key(&of(&key), &of(&KeyPair::generate().unwrap())) && !same_key("", ""));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) fn prepare(paths: &Paths) -> Result<String, Problem> {
             return Err(Problem::new(
                 Reason::DiskMissing,
                 format!(
-                    "{} is on file system {current}, its data is on {} and the marker is not there: mount that disk; if it is lost for good, remove {} so that the node starts afresh",
+                    "{} is on file system {current}, its data is on {} and the marker is not there: mount that disk; if it is lost for good, see the runbook (DiskMissing; the record is {})",
                     paths.data.display(),
                     record.file_system,
                     record_file.display()

@@ -1,6 +1,7 @@
 //! What the agent does outside of files and the Kubernetes API, and the work it has under way.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub trait Host: Send + Sync {
     fn signal(&self, proc: &Path, pid: i32, endpoint: SocketAddr, signal: Signal) -> std::io::Result<Signalled>;
     /// Whether an address takes connections; if not, why.
     fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Whether an interface of the node has this address, so that a process could listen there.
+    fn has_address(&self, ip: IpAddr) -> bool;
     /// Whether the other voters are a quorum without this one, as they say at these endpoints; if not, why.
     fn others_are_a_quorum<'a>(&'a self, pki: &'a Path, endpoints: &'a [String], own: Owner)
     -> BoxFuture<'a, Result<(), String>>;
@@ -61,6 +64,11 @@ impl Host for Linux {
                 None => Err(format!("did not answer within {} s", REACH.as_secs())),
             }
         })
+    }
+
+    fn has_address(&self, ip: IpAddr) -> bool {
+        // Any other error says nothing about the address.
+        !matches!(TcpListener::bind(SocketAddr::new(ip, 0)), Err(error) if error.kind() == ErrorKind::AddrNotAvailable)
     }
 
     fn others_are_a_quorum<'a>(

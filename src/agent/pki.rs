@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use etcd_operator_api::member::{Certificates, Csr};
+use etcd_operator_client::clock;
 use rcgen::{CertificateParams, CertificateSigningRequestParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use x509_parser::pem::Pem;
 
@@ -96,7 +97,18 @@ fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
     let key = files::read(&pki.join(format!("{kind}.key")))?.unwrap_or_default();
     let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))
         .map_err(|error| Problem::new(Reason::KeysUnusable, format!("the key {kind}.key in {}: {error}", pki.display())))?;
-    if parse(kind, pem)? == key.subject_public_key_info() {
+    let found = parse(kind, pem)?;
+    if found.begins > now_s() {
+        // What is there is better: nobody would take this one.
+        return Err(Problem::new(
+            Reason::CertificateMismatch,
+            format!(
+                "spec.certificates.{kind} is not valid yet by this node's clock, by {} s; set up time synchronisation (chrony) here and for the controller",
+                found.begins - now_s()
+            ),
+        ));
+    }
+    if found.key == key.subject_public_key_info() {
         return Ok(());
     }
     Err(Problem::new(
@@ -107,8 +119,20 @@ fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
     ))
 }
 
-/// The public key of the (first) certificate.
-fn parse(kind: &str, pem: &str) -> Result<Vec<u8>, Problem> {
+/// What is looked at in a certificate.
+struct Found {
+    /// Its public key.
+    key: Vec<u8>,
+    /// From when on it is valid, s since 1970.
+    begins: i64,
+}
+
+fn now_s() -> i64 {
+    i64::try_from(clock::now_ms() / 1000).unwrap_or(i64::MAX)
+}
+
+/// The (first) certificate.
+fn parse(kind: &str, pem: &str) -> Result<Found, Problem> {
     let wrong =
         |error: String| Problem::new(Reason::CertificateMismatch, format!("spec.certificates.{kind} is no certificate: {error}"));
     let first = Pem::iter_from_buffer(pem.as_bytes())
@@ -116,7 +140,7 @@ fn parse(kind: &str, pem: &str) -> Result<Vec<u8>, Problem> {
         .ok_or_else(|| wrong("no PEM block".into()))?
         .map_err(|error| wrong(error.to_string()))?;
     let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
-    Ok(certificate.public_key().raw.to_vec())
+    Ok(Found { key: certificate.public_key().raw.to_vec(), begins: certificate.validity().not_before.timestamp() })
 }
 
 #[cfg(test)]
@@ -162,6 +186,21 @@ pub(crate) mod tests {
         std::fs::write(dir.path().join("client.key"), "torn").unwrap();
         assert_eq!(requests(dir.path(), "cp1", Servers::No).unwrap_err().reason, Reason::KeysUnusable);
         assert_eq!(std::fs::read(dir.path().join("client.key")).unwrap(), b"torn");
+    }
+
+    #[test]
+    fn a_certificate_that_has_not_begun_leaves_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = ca();
+        let ours = requests(dir.path(), "cp1", Servers::No).unwrap();
+        let certificates = |client| Certificates { ca: ca.pem(), peer: None, server: None, client };
+        install(dir.path(), &certificates(sign(&ours.client, &ca))).unwrap();
+        let there = std::fs::read(dir.path().join("client.crt")).unwrap();
+        let mut later = CertificateSigningRequestParams::from_pem(&ours.client).unwrap();
+        later.params.not_before = (std::time::SystemTime::now() + std::time::Duration::from_secs(3600)).into();
+        let problem = install(dir.path(), &certificates(later.signed_by(&ca).unwrap().pem())).unwrap_err();
+        assert!(problem.message.contains("clock"), "{}", problem.message);
+        assert_eq!(std::fs::read(dir.path().join("client.crt")).unwrap(), there);
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn ports(sockets: Result<Vec<Socket>, Problem>, ports: &[String]) -> Vec<Check> 
                 match taken {
                     None => Ok(format!("{port} is free")),
                     Some(socket) => Err(format!(
-                        "{port} is taken: a process of UID {} listens on {}; stop it, or choose other ports",
+                        "{port} is taken: a process of UID {} listens on {}; stop it",
                         socket.uid, socket.local
                     )),
                 },

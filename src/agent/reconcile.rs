@@ -119,6 +119,7 @@ impl Memory {
         if let Some(spec) = &member.spec.boot {
             status.boot = Some(self.boot.pass(&place, spec));
         }
+        status.address_gone = seat::address(member).is_some_and(|ip| !self.agent.host.has_address(ip));
         status.api_servers = self.api_servers(seen.api_servers, &before);
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);

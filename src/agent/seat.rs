@@ -95,6 +95,12 @@ pub(crate) async fn ask(agent: &Agent, member: &EtcdMember) -> Option<Asked> {
 /// The keeper's word (`keeper/table.rs`) for a removed member of which nothing is left to be archived.
 const MEMBER_REMOVED: &str = "MemberRemoved";
 
+/// Where the member of a seat is to listen.
+pub(crate) fn address(member: &EtcdMember) -> Option<std::net::IpAddr> {
+    let seat = member.spec.seat.as_ref().filter(|_| member.spec.role == Role::Member)?;
+    etcd_operator_keeper::order::address(&seat.order.peer_url).map(|address| address.ip())
+}
+
 /// The seat was given back: its order is to stop, and once no etcd runs any more and the data lies in the archive the pod goes, too. The state
 /// stays.
 pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> Result<(), Problem> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Available, Progressing, Degraded, PivotComplete, Ready or FieldIgnored.
+    /// Available, Progressing, Degraded, PivotComplete, Ready, KeepersCurrent or FieldIgnored.
     #[serde(rename = "type")]
     pub type_: String,
     /// True, False or Unknown.

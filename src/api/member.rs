@@ -367,6 +367,9 @@ pub struct EtcdMemberStatus {
     /// Size of the member's data, while spec.seat.measureData asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSize>,
+    /// No interface of the node has the address in the URLs of spec.seat: etcd could not listen there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub address_gone: bool,
 }
 
 /// The static pod on a node.

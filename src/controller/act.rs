@@ -12,9 +12,10 @@ use etcd_operator_plan::{self as plan, Gate, NodeName, Step};
 use kube::ResourceExt;
 
 use super::memory::Memory;
-use super::observe::{View, ips};
+use super::observe::View;
 use super::{
-    Context, ControllerError, corrupt, etcd, leader, members, pods, preflight, progress, remove, settings, stopper, structure,
+    Context, ControllerError, corrupt, etcd, leader, members, pods, preflight, progress, readdress, remove, settings, stopper,
+    structure,
 };
 use crate::clock;
 
@@ -50,6 +51,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RemoveMember { node, member } => remove::member(context, view, memory, node, MemberId(member.0)).await,
         Step::Evict { node, member } => progress::evict(context, view, memory, node, MemberId(member.0)).await,
         Step::Unseat { node } => unseat(context, view, node).await.map(done),
+        Step::Readdress { node, member } => readdress::act(context, view, memory, node, *member).await,
         Step::CompareStores => corrupt::compare(view, memory).await.map(done),
         Step::RemoveCorrupt { member, .. } => {
             let client = any_voter(view, memory).await?;
@@ -100,7 +102,7 @@ fn of_downgrade(result: Result<(), EtcdError>) -> Result<Outcome, ControllerErro
     }
 }
 
-fn seat_of<'a>(view: &'a View, node: &NodeName) -> Result<(&'a EtcdMember, &'a Seat), ControllerError> {
+pub(crate) fn seat_of<'a>(view: &'a View, node: &NodeName) -> Result<(&'a EtcdMember, &'a Seat), ControllerError> {
     let member = view.member_of(&node.0).ok_or_else(|| ControllerError::Object(format!("{node} has no EtcdMember")))?;
     let seat = member.spec.seat.as_ref().ok_or_else(|| ControllerError::Object(format!("{node} has no seat")))?;
     Ok((member, seat))
@@ -125,7 +127,7 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
     for name in nodes {
         let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
         let Some(member) = view.member_of(&name.0) else { continue };
-        let Some(ip) = ips(node).first().copied() else { continue };
+        let Some(ip) = readdress::own_ips(view, node).first().copied() else { continue };
         let generation = next_generation(view, member, &name.0);
         let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence) + 1;
         let mut seat = new_seat(view, &name.0, ip, generation);
@@ -160,8 +162,8 @@ pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> 
             cluster_id: None,
             member_id: None,
             member_name: format!("{node}-{generation}"),
-            peer_url: format!("https://{ip}:{}", members::PEER_PORT),
-            client_url: format!("https://{ip}:{}", members::CLIENT_PORT),
+            peer_url: members::url(ip, members::PEER_PORT),
+            client_url: members::url(ip, members::CLIENT_PORT),
             metrics_port: members::METRICS_PORT,
             client_http_port: members::CLIENT_HTTP_PORT,
             max_learners: max_learners(view),
@@ -266,8 +268,15 @@ async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan:
     let (member, _) = seat_of(view, node)?;
     let reading = view.etcd.as_ref().map_err(|why| ControllerError::Object(why.clone()))?;
     let ask = reading.members.iter().filter(|(m, _)| m.id.0 != id.0).flat_map(|(m, _)| m.client_urls.clone()).collect();
+    // One that has run says under which name its data is.
+    let listed = reading.members.iter().find(|(m, _)| m.id.0 == id.0).map(|(m, _)| m.name.clone()).unwrap_or_default();
+    let generation = members::generation(&listed, &node.0);
     members::change(context, member, |spec| {
+        spec.generation = generation.unwrap_or(spec.generation);
         if let Some(seat) = &mut spec.seat {
+            if generation.is_some() {
+                seat.order.member_name.clone_from(&listed);
+            }
             seat.order.sequence += 1;
             seat.order.run = RunSpec::Run;
             seat.order.cluster_id = Some(reading.cluster_id.to_string());

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members};
+use super::{Context, ControllerError, api_error, members, readdress};
 
 /// What a guard runs, as this controller does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +112,11 @@ fn small(count: usize) -> i32 {
 
 /// Nodes with a voter; `None` = not known, or not to be guarded yet.
 fn voters(view: &View) -> Option<BTreeMap<String, i32>> {
-    let reading = view.etcd.as_ref().ok()?;
+    view.etcd.as_ref().ok()?;
     let boot_is_out = view.boot_endpoint().is_none() || view.boot_is_out();
     let of_seat = |member: &etcd_operator_api::EtcdMember| {
         let seat = member.spec.seat.as_ref()?;
-        let votes = reading.members.iter().any(|(m, _)| !m.is_learner && m.peer_urls.contains(&seat.order.peer_url));
+        let votes = readdress::member_of(view, member).is_some_and(|(m, _)| !m.is_learner);
         votes.then(|| (member.spec.node_name.clone(), i32::from(seat.probe_port)))
     };
     boot_is_out.then(|| view.seats().into_iter().filter_map(of_seat).collect())

@@ -81,6 +81,10 @@ impl Endpoint for MeasuredEndpoint {
         self.measure("MemberRemove", self.inner.member_remove(id))
     }
 
+    fn member_update<'a>(&'a self, id: MemberId, peer_url: &'a str) -> Answer<'a, ()> {
+        self.measure("MemberUpdate", self.inner.member_update(id, peer_url))
+    }
+
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()> {
         self.measure("MoveLeader", self.inner.move_leader(to))
     }

@@ -5,6 +5,7 @@ use etcd_operator_etcd::client::{Member, MemberStatus};
 
 use super::etcd::Reading;
 use super::observe::View;
+use super::readdress;
 use crate::clock;
 
 /// The members of this reading, by ID, with what the status said of them before.
@@ -27,8 +28,7 @@ pub(super) fn compute(view: &View, reading: &Reading) -> Vec<MemberState> {
 }
 
 fn state(view: &View, member: &Member, status: Option<&MemberStatus>) -> MemberState {
-    let is_of = |url: &String| member.peer_urls.contains(url);
-    let seat = view.seats().into_iter().find(|m| m.spec.seat.as_ref().is_some_and(|s| is_of(&s.order.peer_url)));
+    let seat = view.seats().into_iter().find(|s| readdress::member_of(view, s).is_some_and(|(m, _)| m.id == member.id));
     let is_boot = view.boot_id() == Some(member.id);
     let node = match (seat, is_boot) {
         (Some(seat), _) => seat.spec.node_name.clone(),

@@ -1,5 +1,7 @@
 //! Writing EtcdMembers: read, change, replace with the resourceVersion that was read, so that of two controllers one fails.
 
+use std::net::{IpAddr, SocketAddr};
+
 use etcd_operator_api::member::{EtcdMember, EtcdMemberSpec, OrderSpec, Role};
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, PostParams};
@@ -30,7 +32,24 @@ pub(crate) async fn create(context: &Context, name: &str, spec: EtcdMemberSpec) 
     let labels = [(CLUSTER_LABEL.to_owned(), spec.cluster_name.clone())].into();
     let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
     let member = EtcdMember { metadata, spec, status: None };
-    context.members().create(&PostParams::default(), &member).await.map_err(api_error("creating an EtcdMember"))
+    match context.members().create(&PostParams::default(), &member).await {
+        Err(error) if is_conflict(&error) => labelled(context, &member).await,
+        made => made.map_err(api_error("creating an EtcdMember")),
+    }
+}
+
+/// It is there, though its label did not show it: that is put back. Or another replica was faster.
+async fn labelled(context: &Context, wanted: &EtcdMember) -> Result<EtcdMember, ControllerError> {
+    let name = wanted.name_any();
+    let mut there = context.members().get(&name).await.map_err(api_error("reading an EtcdMember"))?;
+    if (&there.spec.cluster_name, &there.spec.node_name) != (&wanted.spec.cluster_name, &wanted.spec.node_name) {
+        return Err(ControllerError::Object(format!(
+            "EtcdMember {name} is of node {} of cluster {}, and that of node {} of cluster {} would have its name: rename the cluster",
+            there.spec.node_name, there.spec.cluster_name, wanted.spec.node_name, wanted.spec.cluster_name
+        )));
+    }
+    there.labels_mut().extend(wanted.labels().clone());
+    context.members().replace(&name, &PostParams::default(), &there).await.map_err(api_error("labelling an EtcdMember"))
 }
 
 /// Changes the spec of an EtcdMember; nothing is written if nothing changes. An agent that writes the status in between only makes us
@@ -129,6 +148,16 @@ pub(crate) fn ask(kind: &str, now_ms: u64) -> String {
 pub(crate) fn asked_at(kind: &str, question: &str) -> Option<u64> {
     let (at, _) = question.strip_prefix(kind)?.strip_prefix('-')?.split_once('-')?;
     u64::from_str_radix(at, 16).ok()
+}
+
+/// `https://10.0.0.1:2379`.
+pub(crate) fn url(ip: IpAddr, port: u16) -> String {
+    format!("https://{}", SocketAddr::new(ip, port))
+}
+
+/// The generation in a member's name, if it is one of this node's.
+pub(crate) fn generation(name: &str, node: &str) -> Option<i64> {
+    name.strip_prefix(node)?.strip_prefix('-')?.parse().ok()
 }
 
 /// `10.0.0.1:2379` of `https://10.0.0.1:2379`.

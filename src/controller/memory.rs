@@ -17,6 +17,8 @@ pub(crate) type Shared = Arc<tokio::sync::Mutex<Memory>>;
 
 /// Memory of one cluster.
 pub(crate) struct Memory {
+    /// When the last pass began, ms.
+    pub(crate) last_ms: u64,
     /// The turn of leading that it belongs to: what was seen in an earlier one is of somebody else's time.
     pub(crate) turn: u64,
     /// The way to etcd.
@@ -38,6 +40,8 @@ pub(crate) struct Memory {
     /// Agents that were asked whether a member's data is really gone, by member ID: the nonce before that, and whether a later one came back
     /// with a yes.
     pub(crate) losses: HashMap<u64, (String, bool)>,
+    /// Agents that were asked whether their node still has its member's address, by node: the nonce before that.
+    pub(crate) moved: HashMap<String, String>,
     /// How each learner gets on.
     pub(crate) progress: HashMap<u64, Progress>,
     /// The last check of the gate, and for which member IDs.
@@ -96,6 +100,7 @@ pub(crate) struct Refused {
 impl Memory {
     pub(crate) fn new(dial: Arc<dyn Dial>, turn: u64) -> Self {
         Self {
+            last_ms: 0,
             turn,
             dial,
             ca: None,
@@ -106,6 +111,7 @@ impl Memory {
             absences: Absences::default(),
             drains_in_vain: HashMap::new(),
             losses: HashMap::new(),
+            moved: HashMap::new(),
             progress: HashMap::new(),
             gate: None,
             stores: None,

@@ -20,6 +20,7 @@ mod pass;
 mod pods;
 mod preflight;
 mod progress;
+mod readdress;
 mod remove;
 mod settings;
 mod status;
@@ -55,6 +56,8 @@ const SETTLED_LOOK: Duration = Duration::from_secs(10);
 const AFTER_ERROR: Duration = Duration::from_secs(2);
 /// The same after somebody else wrote first: what we read was old, nothing is wrong.
 const AFTER_CONFLICT: Duration = Duration::from_millis(50);
+/// A clock that is set back by less changes nothing, ms.
+const CLOCK_STEP_MS: u64 = 1_000;
 /// How long a pass that is under way at SIGTERM may go on: longer than the longest step, shorter than the pod's 30 s of grace.
 const LAST_PASS: Duration = Duration::from_secs(20);
 
@@ -273,12 +276,19 @@ async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<A
 async fn reconcile_one(name: &str, context: &Context) -> Result<(Outcome, Action), ControllerError> {
     let memory = context.memory(name);
     let mut memory = memory.lock().await;
-    if memory.turn != context.lease.turn() {
+    // Whatever was noted at a time that is still to come would count as new until then.
+    let now_ms = clock::now_ms();
+    let is_back = now_ms.saturating_add(CLOCK_STEP_MS) < memory.last_ms;
+    if is_back {
+        tracing::warn!(by_ms = memory.last_ms.saturating_sub(now_ms), "the clock was set back: everything is looked at anew");
+    }
+    if memory.turn != context.lease.turn() || is_back {
         // Of etcd's alarm, and not of who leads.
         let disarmed_ms = memory.disarmed_ms;
         *memory = memory::Memory::new(context.dial.clone(), context.lease.turn());
-        memory.disarmed_ms = disarmed_ms;
+        memory.disarmed_ms = disarmed_ms.filter(|at| *at <= now_ms);
     }
+    memory.last_ms = now_ms;
     let (outcome, look_again) = pass::run(context, name, &mut memory).await?;
     Ok((outcome, Action::requeue(look_again.unwrap_or(SETTLED_LOOK))))
 }

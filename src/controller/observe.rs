@@ -16,7 +16,7 @@ use super::etcd::{self, Reading};
 use super::memory::Memory;
 use super::{Context, ControllerArgs, ControllerError, api_error, members, pods, preflight, progress};
 use crate::clock;
-use crate::pki::Ca;
+use crate::pki::{self, Ca};
 
 /// How long a list of nodes is used, ms.
 const NODES_FRESH_MS: u64 = 2_000;
@@ -148,7 +148,7 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         .filter(|n| !ips(n).is_empty())
         .cloned()
         .collect();
-    let ca = ca(context, &cluster, memory, now_ms).await?;
+    let ca = ca(context, &cluster, memory, now_ms).await?.and_then(|ca| same_ca(&cluster, &list.items, ca));
     let is_checked = status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some());
     let pod_security = if cluster.spec.self_hosted.is_some() && !is_checked { pod_security(context).await? } else { None };
 
@@ -241,6 +241,21 @@ async fn ca(
         }
         Err(error) => Err(error.to_string()),
     })
+}
+
+/// What the members run with was signed by the CA that they trust. Another one in its Secret signs nothing, once etcd has been seen with the first: etcd reads certificates anew, but not whom
+/// it trusts, so that whoever got one would be cut off.
+fn same_ca(cluster: &EtcdCluster, members: &[EtcdMember], ca: Arc<Ca>) -> Result<Arc<Ca>, String> {
+    let is_seen = cluster.status.as_ref().is_some_and(|s| s.cluster_id.is_some());
+    let other = members.iter().find(|m| m.spec.certificates.as_ref().is_some_and(|c| !pki::same_key(&c.ca, ca.pem())));
+    match other.filter(|_| is_seen) {
+        None => Ok(ca),
+        Some(member) => Err(format!(
+            "Secret {} holds another CA than the one that the members run with: put that back (its certificate is spec.certificates.ca of EtcdMember {}, the key is where it was made); the CA of a running cluster cannot be replaced yet",
+            cluster.spec.ca_secret(),
+            member.name_any()
+        )),
+    }
 }
 
 /// Endpoints that may answer: boot until it is out, the published ones, and those of the seats that were started.
@@ -415,6 +430,7 @@ fn node(view: &View, node: &Node) -> plan::Node {
         agent: if fresh { plan::AgentView::Fresh } else { plan::AgentView::Silent },
         evicted_ms: view.member_of(&name).and_then(progress::evicted_ms),
         evictions: view.member_of(&name).map_or(0, |m| m.spec.evictions),
+        is_taken: view.etcd.is_ok() && super::readdress::is_taken(view, node),
         name: plan::NodeName(name),
     }
 }
@@ -444,5 +460,36 @@ fn listed(memory: &Memory, member: &Member, status: Option<&MemberStatus>) -> pl
         peer_urls: member.peer_urls.clone(),
         is_learner: member.is_learner,
         health,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, IsCa, KeyPair};
+    use serde_json::json;
+
+    use super::*;
+
+    fn ca(key: &KeyPair) -> Arc<Ca> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Arc::new(Ca::from_pem("etcd-ca", &params.self_signed(key).unwrap().pem(), &key.serialize_pem()).unwrap())
+    }
+
+    #[test]
+    fn another_ca_in_the_secret_of_a_running_cluster_signs_nothing() {
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
+        let certificates = json!({"ca": ca(&key).pem(), "client": ""});
+        member.spec.certificates = Some(serde_json::from_value(certificates).unwrap());
+        let cluster = |id: Option<&str>| -> EtcdCluster {
+            let object = json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {"name": "c"}, "spec": {},
+                "status": {"clusterID": id}});
+            serde_json::from_value(object).unwrap()
+        };
+        let of = |id, key: &KeyPair| same_ca(&cluster(id), std::slice::from_ref(&member), ca(key)).map(drop);
+        assert_eq!(of(Some("7"), &key), Ok(()), "its certificate may be renewed");
+        assert!(of(Some("7"), &other).unwrap_err().contains("etcd-ca holds another CA"));
+        assert_eq!(of(None, &other), Ok(()), "before the pivot the wrong one may be put right");
     }
 }

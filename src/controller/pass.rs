@@ -11,7 +11,7 @@ use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
     Context, ControllerError, act, corrupt, endpoints as published, etcd, figures, guards, losses, pods, preflight, progress,
-    settings, status, structure,
+    readdress, settings, status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -54,9 +54,13 @@ pub(crate) async fn run(
         return Ok((Waits, Some(Duration::from_millis(plan::SLOW_LOOK_MS))));
     }
     progress::note(&view, memory, context.args.learner_patience_ms());
+    if structure::sign(context, &view, memory).await? > 0 {
+        return Ok((Step, Some(AFTER_STEP)));
+    }
     if !view.cluster.spec.paused
-        && (structure::ensure(context, &view, memory).await? > 0
+        && (structure::ensure(context, &view).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
+            || readdress::ensure(context, &view, memory).await? > 0
             || settings::ensure(context, &view).await? > 0
             || pods::ensure(context, &view).await? > 0
             || progress::ensure(context, &view, memory).await? > 0)
@@ -106,6 +110,11 @@ pub(crate) async fn run(
         Plan::Hold { .. } => Ok((Holds, Some(Duration::from_millis(plan::SLOW_LOOK_MS)))),
         Plan::Done => Ok((Settled, corrupt::looks_again(&view, memory))),
     }
+}
+
+/// Whether a step that was announced may still be under way. One that would be so for longer than any lasts was announced by a clock that is ahead.
+pub(crate) fn is_open(intent: &Intent, now_ms: u64) -> bool {
+    clock::parse_rfc3339(&intent.expires).is_some_and(|until| until > now_ms && until <= now_ms + 2 * INTENT_LASTS_MS)
 }
 
 /// Carries a step out, and counts it.
@@ -176,7 +185,7 @@ async fn disruptive(
         && other.holder != context.args.holder
         && other.cluster_id == cluster_id
         && other.lineage == view.status.lineage
-        && clock::parse_rfc3339(&other.expires).is_some_and(|until| until > now_ms)
+        && is_open(other, now_ms)
     {
         tracing::info!(holder = %other.holder, step = %other.step, "another controller has announced a step");
         return Ok(Duration::from_secs(1));

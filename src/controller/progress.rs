@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::act::{self, Outcome};
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, members, remove};
+use super::{Context, ControllerError, members, readdress, remove};
 use crate::clock;
 
 /// How long a learner makes no progress that etcd tells of before its agent is asked for the size of its data, ms. Most have caught up
@@ -68,7 +68,9 @@ pub(crate) fn note(view: &View, memory: &mut Memory, patience_ms: u64) {
 
 /// Asks for sizes where they are wanted, and only there; forgets the eviction of whoever votes now. Returns how many objects were written.
 pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
-    let Ok(reading) = &view.etcd else { return Ok(0) };
+    if view.etcd.is_err() {
+        return Ok(0);
+    }
     let mut written = 0;
     for member in view.seats() {
         let Some(seat) = &member.spec.seat else { continue };
@@ -82,7 +84,7 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
             // What was not measured was not seen, as while the cluster was paused: the count begins with the question.
             memory.progress.insert(id.0, Progress::begin(view.now_ms, sample(view, memory, member, id)));
         }
-        let votes = reading.members.iter().any(|(m, _)| !m.is_learner && m.peer_urls.contains(&seat.order.peer_url));
+        let votes = readdress::member_of(view, member).is_some_and(|(m, _)| !m.is_learner);
         let changed = members::change(context, member, |spec| {
             if let Some(seat) = &mut spec.seat {
                 seat.measure_data = measure;

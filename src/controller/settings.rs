@@ -119,7 +119,7 @@ pub(crate) fn of_new(view: &View) -> Settings {
 }
 
 /// What the IDs of restarts begin with; the time in them tells how old an order is.
-const RESTART: &str = "restart";
+pub(crate) const RESTART: &str = "restart";
 
 /// The order of a seat gets what the spec wants: its keeper restarts etcd with it, or its agent puts another pod in the place of the one that runs.
 pub(crate) async fn apply(

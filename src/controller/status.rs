@@ -13,7 +13,7 @@ use super::etcd::is_distrust;
 use super::memory::Memory;
 use super::observe::View;
 use super::words::{step_words, unhealthy_voters, wait_words, why_removed};
-use super::{Context, ControllerError, api_error, hand_over, member_states, members};
+use super::{Context, ControllerError, api_error, hand_over, member_states, members, pass};
 use crate::clock;
 
 /// The status that belongs to what was seen and planned.
@@ -57,8 +57,7 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
     status.phase = phase(view, seen, plan, &status).to_owned();
     // Passes of one controller follow each other: an intent of our own belongs to a step that is over.
     if let Some(intent) = &status.intent
-        && (intent.holder == context.args.holder
-            || clock::parse_rfc3339(&intent.expires).is_none_or(|until| until <= view.now_ms))
+        && (intent.holder == context.args.holder || !pass::is_open(intent, view.now_ms))
     {
         status.intent = None;
     }
@@ -165,7 +164,12 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         )
         | Plan::Wait { what: WaitFor::RollOutPrepared | WaitFor::MemberRestart | WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
-            Step::AddLearner { .. } | Step::StartMember { .. } | Step::Promote { .. } | Step::Evict { .. } | Step::Unseat { .. },
+            Step::Readdress { .. }
+            | Step::AddLearner { .. }
+            | Step::StartMember { .. }
+            | Step::Promote { .. }
+            | Step::Evict { .. }
+            | Step::Unseat { .. },
         )
         | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => "Joining",
         Plan::Do(Step::CountClients) | Plan::Wait { what: WaitFor::ApiServersConnect, .. } => "WaitingForClients",
@@ -385,6 +389,7 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
         | Step::MoveLeader { .. }
         | Step::RemoveBoot { .. }
         | Step::RemoveMember { .. }
+        | Step::Readdress { .. }
         | Step::RemoveCorrupt { .. }
         | Step::DisarmCorrupt { .. }
         | Step::EnableDowngrade

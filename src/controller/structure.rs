@@ -4,27 +4,30 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{
-    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Pod, Role, RunSpec,
+    BootDrainStep, BootSpec, BootStatus, Certificates, EtcdMember, EtcdMemberSpec, OrderSpec, Pod, Role, RunSpec, Seat,
 };
+use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_plan as plan;
 use kube::ResourceExt;
 
 use super::memory::Memory;
-use super::observe::{View, ips, is_fresh};
-use super::{Context, ControllerError, losses, members, pods, settings, stopper};
+use super::observe::{View, is_fresh};
+use super::{Context, ControllerError, losses, members, pass, pods, readdress, settings, stopper};
 use crate::clock;
 use crate::pki::{self, Ca, Usage};
 
 /// An agent's word for an order that is older than the one on its node (`agent/problem.rs`).
 const ORDER_OLDER: &str = "OrderOlder";
 
-/// Creates what is missing, and signs what is asked for. Nothing here touches etcd. Returns how many objects were written: the view is
+/// Creates what is missing, and puts right what is not as it was left. Nothing here touches etcd. Returns how many objects were written: the view is
 /// then older than they are.
-pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
+pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, ControllerError> {
     let mut written = 0;
     let cluster = view.name();
-    for node in &view.nodes {
-        let addresses = ips(node);
+    // While etcd cannot be asked nobody knows whether a member is there already.
+    let is_known = view.etcd.is_ok() || view.status.cluster_id.is_none();
+    for node in view.nodes.iter().filter(|_| is_known) {
+        let addresses = readdress::own_ips(view, node);
         let node = node.name_any();
         if view.member_of(&node).is_none() {
             let blank = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
@@ -42,8 +45,11 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
         members::create(context, &members::boot_name(&cluster), spec).await?;
         written += 1;
     }
+    for member in &view.members {
+        written += adopt(context, view, member).await?;
+    }
     for member in view.seats() {
-        written += newer_order(context, member).await?;
+        written += newer_order(context, view, member).await?;
         written += forgotten_drain(context, view, member).await?;
         written += others_to_ask(context, view, member).await?;
         written += unstarted_pod(context, view, member).await?;
@@ -62,6 +68,12 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
             written += 1;
         }
     }
+    Ok(written)
+}
+
+/// Signs what is asked for: also while the cluster is paused, as nothing else keeps its certificates from expiring. Returns how many objects were written.
+pub(crate) async fn sign(context: &Context, view: &View, memory: &mut Memory) -> Result<usize, ControllerError> {
+    let mut written = 0;
     let Ok(ca) = &view.ca else { return Ok(written) };
     for member in &view.members {
         // One node's bad request must not keep the others from being served.
@@ -82,23 +94,66 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
     Ok(written)
 }
 
-/// An EtcdMember that was deleted by hand while its member is listed is made again as it was (F31); else blank.
-fn restored(view: &View, node: &str, addresses: &[IpAddr], blank: EtcdMemberSpec) -> EtcdMemberSpec {
-    let Ok(reading) = &view.etcd else { return blank };
-    let of_node = |ip: &IpAddr| {
-        let url = format!("https://{ip}:{}", members::PEER_PORT);
+/// A member that etcd lists at one of these addresses and that is this node's by its name: where it is, its ID and its generation.
+fn there(view: &View, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, MemberId, i64)> {
+    let reading = view.etcd.as_ref().ok()?;
+    addresses.iter().find_map(|ip| {
+        let url = members::url(*ip, members::PEER_PORT);
         let (member, _) = reading.members.iter().find(|(m, _)| m.peer_urls.contains(&url))?;
-        let generation: i64 = member.name.strip_prefix(&format!("{node}-"))?.parse().ok()?;
-        Some((*ip, member.id, generation))
-    };
-    let Some((ip, id, generation)) = addresses.iter().find_map(of_node) else { return blank };
-    tracing::info!(node, member = %id, "the EtcdMember of a listed member is gone and is made again");
+        Some((*ip, member.id, members::generation(&member.name, node)?))
+    })
+}
+
+/// The seat of a member that is listed, though the EtcdMember says otherwise: that one was deleted and made again, or restored from an older state (F31).
+fn seat_of_listed(view: &View, node: &str, (ip, id, generation): (IpAddr, MemberId, i64)) -> Option<Seat> {
+    let reading = view.etcd.as_ref().ok()?;
+    tracing::info!(node, member = %id, "the EtcdMember of a listed member is made anew");
     let mut seat = super::act::new_seat(view, node, ip, generation);
     seat.order.run = RunSpec::Run;
     seat.order.cluster_id = Some(reading.cluster_id.to_string());
     seat.order.member_id = Some(id.to_string());
     seat.order.ask = reading.members.iter().filter(|(m, _)| m.id != id).flat_map(|(m, _)| m.client_urls.clone()).collect();
-    EtcdMemberSpec { role: Role::Member, generation, nonce: members::unique("seat"), seat: Some(seat), ..blank }
+    Some(seat)
+}
+
+/// What a new EtcdMember says: blank, unless a member of its node is listed.
+fn restored(view: &View, node: &str, addresses: &[IpAddr], blank: EtcdMemberSpec) -> EtcdMemberSpec {
+    let Some(found) = there(view, node, addresses) else { return blank };
+    let Some(seat) = seat_of_listed(view, node, found) else { return blank };
+    EtcdMemberSpec { role: Role::Member, generation: found.2, nonce: members::unique("seat"), seat: Some(seat), ..blank }
+}
+
+/// An EtcdMember without a seat whose node's member is listed: it was made while etcd could not be asked, or restored from a state before that member was.
+async fn adopt(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
+    let node = &member.spec.node_name;
+    if member.spec.role != Role::Candidate {
+        return Ok(0);
+    }
+    let addresses = view.nodes.iter().find(|n| n.name_any() == *node).map(|n| readdress::own_ips(view, n)).unwrap_or_default();
+    let Some(found) = there(view, node, &addresses) else { return Ok(0) };
+    again(context, view, member, found).await
+}
+
+/// The order of a listed member, made anew, with a higher count than any that its node knows.
+async fn again(
+    context: &Context,
+    view: &View,
+    member: &EtcdMember,
+    found: (IpAddr, MemberId, i64),
+) -> Result<usize, ControllerError> {
+    let known = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|k| k.order_lineage == member.spec.lineage);
+    let sequences = [known.map(|k| k.order_sequence), member.spec.seat.as_ref().map(|s| s.order.sequence)];
+    let Some(mut seat) = seat_of_listed(view, &member.spec.node_name, found) else { return Ok(0) };
+    seat.order.sequence = sequences.into_iter().flatten().max().unwrap_or(0) + 1;
+    let nonce = members::unique("seat");
+    members::change(context, member, |spec| {
+        spec.role = Role::Member;
+        spec.generation = found.2;
+        spec.nonce.clone_from(&nonce);
+        spec.seat = Some(seat.clone());
+    })
+    .await?;
+    Ok(1)
 }
 
 /// The pod of a seat that has no member yet follows the spec: what was wrong there can be put right. That of a member does not, as another
@@ -126,16 +181,29 @@ fn minor_version(image: &str) -> Option<&str> {
     image.rsplit_once(":v").and_then(|(_, version)| version.rsplit_once('.')).map(|(minor, _)| minor)
 }
 
-/// The node knows a later order than the EtcdMember, which was made again or restored from an older state: its count goes on from there.
-async fn newer_order(context: &Context, member: &EtcdMember) -> Result<usize, ControllerError> {
+/// The node knows a later order than the EtcdMember, which was made again or restored from an older state: its count goes on from there. Not as it
+/// stands where a member of the node is listed: an order of another time would stop it, or look for its data where it is not.
+async fn newer_order(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
     let status = member.status.clone().unwrap_or_default();
     let Some(keeper) = status.keeper.filter(|_| status.problem == ORDER_OLDER) else { return Ok(0) };
+    let (Some(seat), Ok(reading)) = (&member.spec.seat, &view.etcd) else { return Ok(0) };
+    if keeper.order_lineage != member.spec.lineage || keeper.order_sequence < seat.order.sequence {
+        return Ok(0);
+    }
+    let node = view.all_nodes.iter().find(|n| n.name_any() == member.spec.node_name);
+    let mut addresses = node.map(|n| readdress::own_ips(view, n)).unwrap_or_default();
+    addresses.extend(members::address(&seat.order.peer_url).parse::<SocketAddr>().map(|a| a.ip()));
+    if let Some(found) = there(view, &member.spec.node_name, &addresses) {
+        return again(context, view, member, found).await;
+    }
+    // One of it may be about to start: what its node knows is right, and it says its name once it has.
+    let urls: Vec<String> = addresses.iter().map(|ip| members::url(*ip, members::PEER_PORT)).collect();
+    if reading.members.iter().any(|(m, _)| m.name.is_empty() && m.peer_urls.iter().any(|url| urls.contains(url))) {
+        return Ok(0);
+    }
     let changed = members::change(context, member, |spec| {
-        if let Some(seat) = &mut spec.seat
-            && keeper.order_lineage == spec.lineage
-            && keeper.order_sequence >= seat.order.sequence
-        {
-            seat.order.sequence = keeper.order_sequence + 1;
+        if let Some(seat) = &mut spec.seat {
+            seat.order.sequence = seat.order.sequence.max(keeper.order_sequence + 1);
         }
     })
     .await?;
@@ -147,8 +215,9 @@ async fn newer_order(context: &Context, member: &EtcdMember) -> Result<usize, Co
 async fn others_to_ask(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
     let (Some(seat), Ok(reading)) = (&member.spec.seat, &view.etcd) else { return Ok(0) };
     let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
-    let is_own = |m: &etcd_operator_etcd::client::Member| m.peer_urls.contains(&seat.order.peer_url);
-    let is_listed = reading.members.iter().any(|(m, _)| is_own(m));
+    let own = readdress::member_of(view, member).map(|(m, _)| m.id);
+    let is_own = |m: &etcd_operator_etcd::client::Member| Some(m.id) == own;
+    let is_listed = own.is_some();
     if keeper.phase != "Waiting" || seat.order.run != RunSpec::Run || !is_listed {
         return Ok(0);
     }
@@ -165,13 +234,15 @@ async fn others_to_ask(context: &Context, view: &View, member: &EtcdMember) -> R
 
 /// An order to stop a member that is still listed, and nobody is at it: its controller died. Its agent could read it at any later time.
 async fn forgotten_drain(context: &Context, view: &View, member: &EtcdMember) -> Result<usize, ControllerError> {
-    let (Some(seat), Ok(reading)) = (&member.spec.seat, &view.etcd) else { return Ok(0) };
+    let Some(seat) = &member.spec.seat else { return Ok(0) };
     let keeper = member.status.clone().unwrap_or_default().keeper.unwrap_or_default();
     let Some(drain) = seat.order.drain.as_ref().filter(|id| !keeper.consumed.contains(id)) else { return Ok(0) };
-    let is_listed = reading.members.iter().any(|(m, _)| m.peer_urls.contains(&seat.order.peer_url));
-    let is_announced = view.status.intent.as_ref().is_some_and(|intent| {
-        intent.holder != context.args.holder && clock::parse_rfc3339(&intent.expires).is_some_and(|until| until > view.now_ms)
-    });
+    let is_listed = readdress::member_of(view, member).is_some();
+    let is_announced = view
+        .status
+        .intent
+        .as_ref()
+        .is_some_and(|intent| intent.holder != context.args.holder && pass::is_open(intent, view.now_ms));
     if !is_listed || is_announced || keeper.phase == "Draining" {
         return Ok(0);
     }
@@ -200,29 +271,32 @@ async fn boot_orders(context: &Context, view: &View, member: &EtcdMember) -> Res
     Ok(usize::from(changed.spec != member.spec))
 }
 
-/// Certificates that have to be signed: none yet, made for another key, or two thirds of their life over.
+/// Certificates that have to be signed: none yet, made for another key, two thirds of their life over, or an address of the node is new.
 fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Certificates>, ControllerError> {
     let Some(csr) = member.status.as_ref().and_then(|s| s.csr.as_ref()) else { return Ok(None) };
-    let good = |cert: Option<&String>, csr: Option<&String>| match (cert, csr) {
-        (Some(cert), Some(csr)) => pki::matches(cert, csr) && !pki::is_due(cert, view.now_ms),
-        (_, None) => true,
-        (None, Some(_)) => false,
-    };
-    if let Some(have) = &member.spec.certificates
-        && good(Some(&have.client), Some(&csr.client))
-        && good(have.peer.as_ref(), csr.peer.as_ref())
-        && good(have.server.as_ref(), csr.server.as_ref())
-    {
-        return Ok(None);
-    }
     let node = &member.spec.node_name;
-    let mut addresses: Vec<IpAddr> = view.nodes.iter().find(|n| n.name_any() == *node).map(ips).unwrap_or_default();
+    let mut addresses: Vec<IpAddr> =
+        view.nodes.iter().find(|n| n.name_any() == *node).map(|n| readdress::own_ips(view, n)).unwrap_or_default();
+    // None is known: what is there stays.
+    let wanted = addresses.clone();
     let seat = member.spec.seat.iter().flat_map(|s| [&s.order.peer_url, &s.order.client_url]);
     let of_seat = seat.filter_map(|url| members::address(url).parse::<SocketAddr>().ok()).map(|a| a.ip());
     for ip in of_seat {
         if !addresses.contains(&ip) {
             addresses.push(ip);
         }
+    }
+    let good = |cert: Option<&String>, csr: Option<&String>, ips: &[IpAddr]| match (cert, csr) {
+        (Some(cert), Some(csr)) => pki::matches(cert, csr) && !pki::is_due(cert, view.now_ms) && pki::covers(cert, ips),
+        (_, None) => true,
+        (None, Some(_)) => false,
+    };
+    if let Some(have) = &member.spec.certificates
+        && good(Some(&have.client), Some(&csr.client), &[])
+        && good(have.peer.as_ref(), csr.peer.as_ref(), &wanted)
+        && good(have.server.as_ref(), csr.server.as_ref(), &wanted)
+    {
+        return Ok(None);
     }
     if addresses.is_empty() && (csr.peer.is_some() || csr.server.is_some()) {
         // Without its addresses nobody could verify it: what is there is better, and lasts for another third of its life.
@@ -258,7 +332,9 @@ pub(crate) fn seat(view: &View, memory: &Memory, member: &EtcdMember, own_binary
         is_leaving: view.is_leaving(node),
         drains_in_vain: ordered.and_then(|id| memory.drains_in_vain.get(&id)).copied().unwrap_or(0),
         member_name: order.map(|o| o.member_name.clone()).unwrap_or_default(),
-        peer_url: order.map(|o| o.peer_url.clone()).unwrap_or_default(),
+        peer_url: readdress::listed(view, member).or_else(|| order.map(|o| o.peer_url.clone())).unwrap_or_default(),
+        address: readdress::address(view, memory, member),
+        url_of: readdress::url_of(view, member).map(|id| plan::MemberId(id.0)),
         ordered: ordered.map(plan::MemberId),
         keeper: keeper(memory, member),
         no_progress_since_ms: ordered.and_then(|id| memory.progress.get(&id)).map(plan::Progress::since_ms),
@@ -532,3 +608,7 @@ fn listening_since(view: &View, memory: &Memory) -> Option<u64> {
     let recorded = view.status.pivot.as_ref().and_then(|p| p.listening_since.as_deref());
     recorded.and_then(crate::clock::parse_rfc3339).or(memory.listening_since)
 }
+
+#[cfg(test)]
+#[path = "structure_tests.rs"]
+mod tests;

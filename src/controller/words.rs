@@ -32,6 +32,10 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
         Step::Evict { node, .. } => progress::why_evicted(seen, node),
         Step::Unseat { node } => format!("giving back the seat of {node}"),
         Step::RollOut { node, .. } => format!("restarting etcd on {node} with what the spec says"),
+        Step::Readdress { node, .. } => match seen.seats.iter().find(|s| s.node == *node).map(|s| &s.address) {
+            Some(plan::Address::Moved { to }) => format!("{node} has another address: its member is to be at {to}"),
+            _ => format!("etcd lists another URL for the member on {node} than where it listens"),
+        },
         Step::CompareStores => "comparing the members' stores: etcd says that they differ, and refuses every write".into(),
         Step::RemoveCorrupt { node, member } => {
             format!("removing {member} on {node}: etcd accuses it, and its store differs from those of a quorum")

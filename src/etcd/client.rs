@@ -272,6 +272,15 @@ impl EtcdClient {
         self.call("MemberRemove", CALL_TIMEOUT, client.member_remove(id.0)).await.map(drop)
     }
 
+    /// Gives a voter another peer URL. Never a learner: etcd before 3.5.31 and 3.6.12 then takes it for a voter.
+    ///
+    /// # Errors
+    /// `PeerUrlExists` if another member has it, `MemberNotFound` if it is gone; after `Timeout` it may have been done.
+    pub async fn member_update(&self, id: MemberId, peer_url: &str) -> Result<(), EtcdError> {
+        let mut client = self.client.clone();
+        self.call("MemberUpdate", CALL_TIMEOUT, client.member_update(id.0, [peer_url.to_owned()])).await.map(drop)
+    }
+
     /// Takes the alarm CORRUPT that accuses a member back; one that is not raised is no error.
     ///
     /// # Errors

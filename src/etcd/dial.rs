@@ -28,6 +28,8 @@ pub trait Endpoint: Send + Sync {
     fn member_promote(&self, id: MemberId) -> Answer<'_, ()>;
     /// MemberRemove.
     fn member_remove(&self, id: MemberId) -> Answer<'_, ()>;
+    /// MemberUpdate.
+    fn member_update<'a>(&'a self, id: MemberId, peer_url: &'a str) -> Answer<'a, ()>;
     /// MoveLeader.
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()>;
     /// Takes back the alarm CORRUPT that accuses a member.
@@ -105,6 +107,10 @@ impl Endpoint for EtcdClient {
 
     fn member_remove(&self, id: MemberId) -> Answer<'_, ()> {
         Box::pin(Self::member_remove(self, id))
+    }
+
+    fn member_update<'a>(&'a self, id: MemberId, peer_url: &'a str) -> Answer<'a, ()> {
+        Box::pin(Self::member_update(self, id, peer_url))
     }
 
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()> {

@@ -186,6 +186,8 @@ pub struct State {
     pub consumed: Vec<String>,
     /// How far this member's log is known to have reached, where it was found not to any more: it must not start without the others, either.
     pub held: Option<Held>,
+    /// The peer URL under which this node's last mark was left in etcd: its address may have changed since.
+    pub marked_as: Option<String>,
     /// Client endpoints of the cluster's members, as last seen in a member list.
     pub known_endpoints: Vec<String>,
     /// File system of the data directory (`f_fsid`, hex), recorded before the first start.

@@ -176,9 +176,14 @@ async fn log(
     let held = state.held.as_ref().filter(|held| held.member == member).map(|held| held.index);
     let wal = paths.member(&order.member_name).join("member").join("wal");
     let (pki, others) = (paths.pki(), ask::others(order, state));
+    // Under each that it may have had when it left its last one.
+    let ran_at = state.runs_with.as_ref().map(|with| &with.peer_url);
+    let mut urls: Vec<&str> = state.marked_as.iter().chain(ran_at).chain([&order.etcd.peer_url]).map(String::as_str).collect();
+    urls.sort_unstable();
+    urls.dedup();
     let mark = async {
         match reason {
-            Reason::Listed => mark::read(&pki, &others, owner, &order.etcd.peer_url, timing.ask).await,
+            Reason::Listed => mark::read(&pki, &others, owner, &urls, timing.ask).await,
             _ => Read::Index(held),
         }
     };

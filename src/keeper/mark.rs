@@ -18,7 +18,8 @@ use crate::ask;
 /// Where the marks lie, beside the API server's `/registry`.
 const PREFIX: &str = "etcd-operator/marks/";
 
-/// What a member leaves. One key per seat, so that nothing grows; of another member it says nothing.
+/// What a member leaves. One key per address, so that nothing grows with the members that come and go; of another member it says nothing: who takes over an
+/// address takes over its key.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     /// Its ID, hex.
@@ -40,25 +41,29 @@ fn key(peer_url: &str) -> String {
     format!("{PREFIX}{peer_url}")
 }
 
-/// Reads the mark of a member from the others.
-pub(crate) async fn read(pki: &Path, endpoints: &[String], owner: Owner, peer_url: &str, limit: Duration) -> Read {
+/// Reads the mark of a member from the others: the highest that it has left under any of its peer URLs.
+pub(crate) async fn read(pki: &Path, endpoints: &[String], owner: Owner, peer_urls: &[&str], limit: Duration) -> Read {
     let tls = match Tls::read(pki) {
         Ok(tls) => tls,
         Err(error) => return Read::Nothing(format!("the client certificate cannot be read: {error}")),
     };
     let first = ask::first(endpoints, |endpoint| {
-        let (tls, key) = (tls.clone(), key(peer_url));
+        let (tls, keys) = (tls.clone(), peer_urls.iter().map(|url| key(url)).collect::<Vec<_>>());
         async move {
             let client = EtcdClient::new(&endpoint, &tls).await?;
-            let (cluster, value) = client.get(&key, limit).await?;
-            if cluster == owner.cluster {
-                return Ok(value);
+            let mut highest = None;
+            for key in keys {
+                let (cluster, value) = client.get(&key, limit).await?;
+                if cluster != owner.cluster {
+                    return Err(EtcdError::Config { endpoint, why: format!("is of cluster {cluster}, not {}", owner.cluster) });
+                }
+                highest = highest.max(value.and_then(|value| of(owner, &value)));
             }
-            Err(EtcdError::Config { endpoint, why: format!("is of cluster {cluster}, not {}", owner.cluster) })
+            Ok(highest)
         }
     });
     match first.await {
-        Ok(value) => Read::Index(value.and_then(|value| of(owner, &value))),
+        Ok(highest) => Read::Index(highest),
         Err(failures) => {
             let why = failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             // With etcd's authentication on, nothing of ours can be read or written, and a member must start all the same.
@@ -85,7 +90,8 @@ fn of(owner: Owner, value: &[u8]) -> Option<u64> {
     }
 }
 
-/// A round at a running member: looks how far it has applied, and leaves what it had applied in the round before. Returns what it has applied now.
+/// A round at a running member: looks how far it has applied, and leaves what it had applied in the round before. Returns what it has applied now, and
+/// whether a mark was left.
 ///
 /// etcd applies entries while they are still on their way to the disk. That what was applied before is on the disk when the mark counts rests on the
 /// mark going through this very member: raft sends its proposal on, or appends it, in a later Ready than the one that brought those entries, and goes on
@@ -100,7 +106,7 @@ pub(crate) async fn leave(
     peer_url: &str,
     before: Option<u64>,
     limit: Duration,
-) -> Result<u64, EtcdError> {
+) -> Result<(u64, bool), EtcdError> {
     let config = |why: String| EtcdError::Config { endpoint: endpoint.to_owned(), why };
     let tls = Tls::read(pki).map_err(|error| config(format!("the client certificate cannot be read: {error}")))?;
     let client = EtcdClient::new(endpoint, &tls).await?;
@@ -109,12 +115,13 @@ pub(crate) async fn leave(
         return Err(config(format!("is member {} of cluster {}", status.member_id, status.cluster_id)));
     }
     let now = status.applied_index;
-    if let Some(index) = before.filter(|before| *before < now) {
+    let before = before.filter(|before| *before < now);
+    if let Some(index) = before {
         let mark = Mark { member: owner.member.to_string(), index };
         let value = serde_json::to_vec(&mark).map_err(|error| config(error.to_string()))?;
         client.put(&key(peer_url), value, limit).await?;
     }
-    Ok(now)
+    Ok((now, before.is_some()))
 }
 
 #[cfg(test)]

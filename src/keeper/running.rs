@@ -116,7 +116,11 @@ impl Keeper {
                 }
             }
             match marks.poll(|| self.leave_mark(&running, applied)).await {
-                Some(Ok(index)) => {
+                Some(Ok((index, is_left))) => {
+                    if is_left && self.store.state.marked_as.as_ref() != Some(&running.order.etcd.peer_url) {
+                        self.store.state.marked_as = Some(running.order.etcd.peer_url.clone());
+                        self.save("under which URL its marks are");
+                    }
                     // The first mark follows its first sample soon.
                     marks.due = marks.due.min(now() + if applied.is_none() { soon(timing.mark) } else { timing.mark });
                     applied = Some(index);
@@ -184,7 +188,7 @@ impl Keeper {
         tokio::spawn(async move { ask::ask(&pki, &endpoints, cluster, limit).await })
     }
 
-    fn leave_mark(&self, running: &Running, before: Option<u64>) -> JoinHandle<Result<u64, EtcdError>> {
+    fn leave_mark(&self, running: &Running, before: Option<u64>) -> JoinHandle<Result<(u64, bool), EtcdError>> {
         let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
         let EtcdSettings { client_url, peer_url, .. } = running.order.etcd.clone();
         tokio::spawn(async move { mark::leave(&pki, &client_url, owner, &peer_url, before, limit).await })

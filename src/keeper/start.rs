@@ -48,10 +48,11 @@ impl Keeper {
             flags(order, &self.paths, version, &start).map_err(|why| Obstacle(Reason::PeerUrlDiffers, why.to_string()))?;
         // Compared with later orders to see whether etcd must be restarted.
         let flags_of_data = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).unwrap_or_default();
-        self.write_down(order, look, owner)?;
+        // Before anything of this start is written down, as it may take a moment.
         if let Some(members) = &look.members {
             left_behind::archive(&self.paths, &order.member_name, members, self.args.archive_limit);
         }
+        self.write_down(order, look, owner)?;
         let first = if matches!(look.decision, Decision::Join(_)) { FirstStart::watch(&data_dir) } else { None };
         tracing::info!(reason = ?look.decision.reason(), member = %owner.member, flags = ?flags_now, "starting etcd");
         let (output, file) = self.output();

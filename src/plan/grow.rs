@@ -2,8 +2,8 @@
 
 use crate::quorum::{is_healthy, may_promote, takes_a_learner};
 use crate::{
-    AgentView, EtcdHealth, EtcdMember, FAST_LOOK_MS, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step, WaitFor, heal,
-    seats,
+    Address, AgentView, EtcdHealth, EtcdMember, FAST_LOOK_MS, HoldReason, KeeperView, MemberId, Observed, Plan, Seat, Step,
+    WaitFor, heal, readdress, seats,
 };
 
 /// Entries that a learner may lag behind the leader's commit index and still count as caught up. At 2,000 writes/s this is 50 ms.
@@ -50,7 +50,7 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember], promotion: Promotion) -
 
 /// The member of a seat, by its peer URL: names are empty until a member has started.
 pub(crate) fn listed<'a>(seat: &Seat, members: &'a [EtcdMember]) -> Option<&'a EtcdMember> {
-    members.iter().find(|m| m.peer_urls.contains(&seat.peer_url))
+    members.iter().find(|m| seat.url_of.is_none() && m.peer_urls.contains(&seat.peer_url))
 }
 
 /// Whether a member says that it leads.
@@ -122,6 +122,19 @@ fn one(o: &Observed, members: &[EtcdMember], seat: &Seat, promotion: Promotion) 
         // One membership change in flight: a learner that waits to be promoted keeps the next one out.
         if members.iter().any(|m| m.is_learner) {
             return None;
+        }
+        if let Address::Moved { to } = &seat.address {
+            return Some(readdress::taken(o, members, seat, to).unwrap_or_else(|| readdress::step(seat, None)));
+        }
+        // It would be told to run as that member.
+        if let Some(other) = seat.url_of {
+            return Some(Plan::hold(
+                HoldReason::MemberDown,
+                format!(
+                    "the seat of {} is at {}, which etcd lists for {other} on another node: give each node an address of its own, or lower spec.size",
+                    seat.node, seat.peer_url
+                ),
+            ));
         }
         // It would be refused, again and again.
         if !takes_a_learner(o, members) {

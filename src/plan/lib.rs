@@ -17,6 +17,7 @@ mod outcome;
 mod pivot;
 mod progress;
 mod quorum;
+mod readdress;
 mod roll_out;
 mod seats;
 mod shrink;
@@ -27,9 +28,9 @@ pub use corrupt::{NOBODY, Stores};
 pub use evict::{DATA_IS_CORRUPT, DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
-    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember, Gate,
-    KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient, RunsWith,
-    Seat, Snapshot, Spec, Tombstone,
+    Address, AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember,
+    Gate, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient,
+    RunsWith, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Restart, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -78,6 +79,9 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     if let Some(plan) = heal::plan(o, members) {
         return plan;
     }
+    if let Some(step @ Plan::Do(_)) = readdress::plan(o, members) {
+        return step;
+    }
     if let Some(plan) = shrink::plan(o, members) {
         return plan;
     }
@@ -89,7 +93,8 @@ fn steady(o: &Observed, members: &[EtcdMember]) -> Plan {
     }
     // Whoever is lost is replaced, whatever his keeper said last.
     if heal::lost(o, members).is_none()
-        && let Some(plan) = heal::on_corrupt_data(o, members).or_else(|| grow::refused_member(o, members))
+        && let Some(plan) =
+            heal::on_corrupt_data(o, members).or_else(|| readdress::plan(o, members)).or_else(|| grow::refused_member(o, members))
     {
         return plan;
     }

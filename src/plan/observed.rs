@@ -149,6 +149,8 @@ pub struct Node {
     pub evicted_ms: Option<u64>,
     /// How many learners of it were evicted since a member of it voted.
     pub evictions: u32,
+    /// The peer URL that a seat here would have is that of another node's seat, or of a member that is none of this node's.
+    pub is_taken: bool,
 }
 
 /// The Ready condition of a node.
@@ -165,7 +167,7 @@ pub enum Readiness {
 /// What is known of a node's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum AgentView {
-    /// It has echoed the nonce of this controller's life.
+    /// It has echoed the last nonce, whenever that was.
     Fresh,
     /// It has not.
     Silent,
@@ -178,8 +180,12 @@ pub struct Seat {
     pub node: NodeName,
     /// `<node>-<generation>`.
     pub member_name: String,
-    /// Its peer URL.
+    /// Its peer URL: as etcd lists it for the ID in its order, or else as ordered.
     pub peer_url: String,
+    /// Whether that is an address of its node.
+    pub address: Address,
+    /// The member of another seat that etcd lists at this URL, while this seat has none.
+    pub url_of: Option<MemberId>,
     /// The member ID in its order, if it was told one.
     pub ordered: Option<MemberId>,
     /// What its keeper says.
@@ -209,6 +215,20 @@ pub struct Seat {
     pub is_leaving: bool,
     /// How often in a row its keeper was told to stop a member that is to go, and did not.
     pub drains_in_vain: u32,
+}
+
+/// Whether the URLs of a seat are its node's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// They are, as far as is known.
+    Right,
+    /// The node does not have the address any more. Of a seat whose member etcd lists: as its agent has said when it was asked for that, since the member has been down.
+    Moved {
+        /// The peer URL that it is to have.
+        to: String,
+    },
+    /// The node has the address of the order, and etcd lists another one.
+    Mislisted,
 }
 
 /// What a keeper says.

@@ -110,6 +110,13 @@ pub enum Step {
         /// Whose seat.
         node: NodeName,
     },
+    /// Give a seat whose node has another address its new URLs: MemberUpdate, then its order.
+    Readdress {
+        /// Whose seat.
+        node: NodeName,
+        /// Its member, if etcd lists one.
+        member: Option<MemberId>,
+    },
     /// Compare the stores of all members, one after the other.
     CompareStores,
     /// Remove a member whose store differs from those of a quorum.
@@ -200,6 +207,7 @@ impl Step {
             Self::RemoveMember { .. } => "RemoveMember",
             Self::Evict { .. } => "Evict",
             Self::Unseat { .. } => "Unseat",
+            Self::Readdress { .. } => "Readdress",
             Self::CompareStores => "CompareStores",
             Self::RemoveCorrupt { .. } => "RemoveCorrupt",
             Self::DisarmCorrupt { .. } => "DisarmCorrupt",
@@ -239,6 +247,7 @@ impl Step {
             // Giving a seat back races with the learner that another controller adds for it: the member would be nobody's.
             | Self::Unseat { .. }
             | Self::AddLearner { .. }
+            | Self::Readdress { .. }
             | Self::EnableDowngrade
             | Self::CancelDowngrade
             | Self::RollOut { .. }

@@ -36,7 +36,7 @@ fn not_enough(o: &Observed, seats: usize) -> Plan {
     Plan::hold(
         HoldReason::NotEnoughNodes,
         format!(
-            "spec.size is {}, but only {seats} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned{}); add nodes or lower spec.size",
+            "spec.size is {}, but only {seats} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned, with an address that no other member has{}); add nodes or lower spec.size",
             o.spec.size,
             o.nodes.len(),
             resting(o)
@@ -64,7 +64,7 @@ fn free<'a>(o: &'a Observed, members: &[EtcdMember], taken: &[NodeName]) -> Opti
     }
     o.nodes
         .iter()
-        .filter(|n| !taken.contains(&n.name) && !n.cordoned && may_join(n, o) && evict::may_return(o, n))
+        .filter(|n| !taken.contains(&n.name) && !n.is_taken && !n.cordoned && may_join(n, o) && evict::may_return(o, n))
         .min_by_key(|n| (evict::lately(o, n), crowd.get(n.zone.as_str()).copied().unwrap_or(0), &n.name))
 }
 

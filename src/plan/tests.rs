@@ -23,6 +23,8 @@ mod looking;
 mod order;
 #[path = "tables/quorum.rs"]
 mod quorum;
+#[path = "tables/readdress.rs"]
+mod readdress;
 #[path = "tables/reasons.rs"]
 mod reasons;
 #[path = "tables/removal.rs"]
@@ -45,8 +47,8 @@ mod two_voters;
 mod wording;
 
 use crate::{
-    AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember, Gate,
-    HoldReason, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness,
+    Address, AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember,
+    Gate, HoldReason, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness,
     RemoteClient, Removal, Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
@@ -158,6 +160,7 @@ fn node(n: usize) -> Node {
         agent: AgentView::Fresh,
         evicted_ms: None,
         evictions: 0,
+        is_taken: false,
     }
 }
 
@@ -178,6 +181,8 @@ fn seat(n: usize) -> Seat {
         node: name(n),
         member_name: format!("cp{n}-1"),
         peer_url: url(n),
+        address: Address::Right,
+        url_of: None,
         ordered: None,
         keeper: KeeperView::Waiting { reason: "WaitToBeAdded".into() },
         binary: KeeperBinary::Unknown,

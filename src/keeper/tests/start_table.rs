@@ -154,6 +154,10 @@ fn what_a_removed_member_left_is_archived_when_the_next_one_joins_and_nothing_el
     copy_dir(&bed.boot().data, &lies("cp1-listed"));
     copy_dir(&old, &lies("cp1-damaged"));
     fs::remove_dir_all(lies("cp1-damaged").join("member/wal")).unwrap();
+    for whole in ["cp1-foreign", "cp1-listed"] {
+        let data = etcd_operator_etcd::wal::classify(&lies(whole)).unwrap();
+        assert!(matches!(data, etcd_operator_etcd::wal::DataDir::Intact(_)), "{whole}: {data:?}");
+    }
     // The order that asked for the archive was overtaken by the next member's.
     let id = bed.add_learner(&bed.boot().client, &node.order.etcd.peer_url);
     node.change_order(|o| (o.member_id, o.member_name) = (Some(id), "cp1-2".into()));

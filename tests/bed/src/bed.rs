@@ -134,6 +134,23 @@ impl Bed {
         node::power_cut_all(nodes)
     }
 
+    /// Cuts a node's power, and switches it on with another address. Returns it as it is now; this bed goes on with what it knew, [`Self::open`] knows
+    /// better.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn readdress(&self, node: &Node) -> Result<Node> {
+        let mut state = State::load(&self.layout)?;
+        state.options.addresses.insert(node.index, node.address + 100);
+        state.save(&self.layout)?;
+        node::power_cut(node)?;
+        let moved = state.options.node(&node.name)?;
+        node::start(&self.layout, &state.options, &moved)?;
+        network::reroute(&state.options, &moved)?;
+        progress(format!("{} is on, and is {} now", moved.name, moved.ip()));
+        Ok(moved)
+    }
+
     /// Gives a node a new, empty disk: only what an installer puts there stays (keys, configuration, the bed's own
     /// manifests). The node is off afterwards.
     ///

@@ -1,5 +1,6 @@
 //! Names, addresses and paths of the bed, all in one place.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -56,18 +57,20 @@ pub struct Node {
     pub name: String,
     /// Its number, from 1.
     pub index: u8,
+    /// The number in its address: another one once it has moved.
+    pub address: u8,
 }
 
 impl Node {
     /// The node with this number.
     #[must_use]
     pub fn new(index: u8) -> Self {
-        Self { name: format!("cp{index}"), index }
+        Self { name: format!("cp{index}"), index, address: index }
     }
     /// Its address on the bridge.
     #[must_use]
     pub fn ip(&self) -> String {
-        format!("10.83.0.{}", 10 + u16::from(self.index))
+        format!("10.83.0.{}", 10 + u16::from(self.address))
     }
     /// Its pods' addresses.
     #[must_use]
@@ -144,11 +147,20 @@ pub struct Options {
     /// Which operator it runs.
     #[serde(default)]
     pub operator: Operator,
+    /// Nodes that have got another address, and the number in it ([`crate::Bed::readdress`]).
+    #[serde(default)]
+    pub addresses: BTreeMap<u8, u8>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, boot_node: "cp1".into(), api_server_etcd: ApiServerEtcd::All, operator: Operator::Shipped }
+        Self {
+            nodes: 3,
+            boot_node: "cp1".into(),
+            api_server_etcd: ApiServerEtcd::All,
+            operator: Operator::Shipped,
+            addresses: BTreeMap::new(),
+        }
     }
 }
 
@@ -156,7 +168,8 @@ impl Options {
     /// All nodes.
     #[must_use]
     pub fn all(&self) -> Vec<Node> {
-        (1..=self.nodes).map(Node::new).collect()
+        let of = |index| Node { address: self.addresses.get(&index).copied().unwrap_or(index), ..Node::new(index) };
+        (1..=self.nodes).map(of).collect()
     }
     /// The node called `name`.
     ///

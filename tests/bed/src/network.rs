@@ -1,5 +1,7 @@
 //! Bridge, network namespaces, cables and routes.
 
+use std::path::Path;
+
 use crate::cmd::{run, succeeds};
 use crate::error::Result;
 use crate::layout::{BRIDGE, HOST_IP, LB_IP, Node, Options, PREFIX, VETH};
@@ -82,16 +84,30 @@ pub fn create_node(options: &Options, node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Has everybody find the pods of a node that has got another address.
+///
+/// # Errors
+/// The command that failed.
+pub fn reroute(options: &Options, moved: &Node) -> Result<()> {
+    let route = pod_routes(std::slice::from_ref(moved), None);
+    let others = options.all().into_iter().filter(|n| n != moved).map(|n| n.netns());
+    for netns in others.chain([lb_netns()]).filter(|netns| Path::new("/run/netns").join(netns).exists()) {
+        crate::cmd::run_with_input(&["ip", "-n", &netns, "-batch", "-"], route.as_bytes())?;
+    }
+    crate::cmd::run_with_input(&["ip", "-batch", "-"], route.as_bytes())?;
+    Ok(())
+}
+
 /// Takes a node's network away.
 pub fn remove_node(node: &Node) {
     remove(&node.netns(), &node.veth());
 }
 
 fn remove(netns: &str, veth: &str) {
-    if std::path::Path::new("/sys/class/net").join(veth).exists() {
+    if Path::new("/sys/class/net").join(veth).exists() {
         succeeds(&["ip", "link", "delete", veth]);
     }
-    if std::path::Path::new("/run/netns").join(netns).exists() {
+    if Path::new("/run/netns").join(netns).exists() {
         succeeds(&["ip", "netns", "delete", netns]);
     }
 }
@@ -117,7 +133,7 @@ pub fn remove_all() {
             succeeds(&["ip", "netns", "delete", &netns]);
         }
     }
-    if std::path::Path::new("/sys/class/net").join(BRIDGE).exists() {
+    if Path::new("/sys/class/net").join(BRIDGE).exists() {
         succeeds(&["ip", "link", "delete", BRIDGE]);
     }
     while succeeds(&accept_rule("-C")) && succeeds(&accept_rule("-D")) {}

@@ -69,6 +69,10 @@ impl Endpoint for Behind {
         self.call("MemberRemove", self.inner.member_remove(id))
     }
 
+    fn member_update<'a>(&'a self, id: MemberId, peer_url: &'a str) -> Answer<'a, ()> {
+        self.call("MemberUpdate", self.inner.member_update(id, peer_url))
+    }
+
     fn move_leader(&self, to: MemberId) -> Answer<'_, ()> {
         self.call("MoveLeader", self.inner.move_leader(to))
     }

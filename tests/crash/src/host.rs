@@ -1,6 +1,6 @@
 //! The node behind the door.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use etcd_operator_agent::host::{Host, Linux, Signalled};
@@ -43,6 +43,10 @@ impl Host for Node {
 
     fn reach<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Linux.reach(address)
+    }
+
+    fn has_address(&self, ip: IpAddr) -> bool {
+        Linux.has_address(ip)
     }
 
     fn others_are_a_quorum<'a>(

@@ -388,7 +388,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 25] = [
+const SAMPLED: [&str; 26] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -414,6 +414,7 @@ const SAMPLED: [&str; 25] = [
     "lost_members_are_replaced",
     "the_drain_of_one_node_too_many_is_held_back",
     "a_member_with_flipped_bits_is_replaced_whoever_finds_out",
+    "a_node_with_another_address_keeps_its_member",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

@@ -200,6 +200,7 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
         | Step::RollBack { .. }
         | Step::EnableDowngrade
         | Step::CancelDowngrade
+        | Step::Readdress { .. }
         | Step::CompareStores
         | Step::RemoveCorrupt { .. }
         | Step::DisarmCorrupt { .. } => return Err(Failure::NoSuchThing),

@@ -30,6 +30,8 @@ pub struct Node {
     pub readiness: Readiness,
     /// Whether its agent runs (when the node does).
     pub agent_alive: bool,
+    /// Whether it has got another address.
+    pub moved: bool,
     /// The keeper's pod, once the node has a seat.
     pub keeper: Option<Keeper>,
 }
@@ -57,6 +59,8 @@ pub struct Keeper {
     pub runs_with: u8,
     /// Until when it restarts etcd with other ones.
     pub restarts_until: Option<Ms>,
+    /// Its order is for an address that its node does not have.
+    pub elsewhere: bool,
 }
 
 /// A node's name.
@@ -72,6 +76,7 @@ impl Node {
             cordoned: false,
             readiness: Readiness::NoNetworkYet,
             agent_alive: true,
+            moved: false,
             keeper: None,
         }
     }
@@ -107,6 +112,7 @@ fn keep(world: &mut World, index: usize) {
     if world.nodes[index].on_since.is_none_or(|on| now < on + KUBELET_START_MS) {
         return;
     }
+    let url = format!("https://{}:2380", world.address(index));
     let (looks, reachable, raft) = (world.keepers_look, world.raft.leader.is_some(), &mut world.raft);
     let Some(keeper) = world.nodes[index].keeper.as_mut() else { return };
     if let Some(data) = keeper.data
@@ -118,6 +124,13 @@ fn keep(world: &mut World, index: usize) {
         raft.stop(data);
     }
     let Some(order) = keeper.order.filter(|id| !keeper.removed.contains(id)) else { return };
+    // Nor do its peers find it where they do not look.
+    if keeper.elsewhere || raft.listed(order).is_some_and(|m| m.peer_url != url) {
+        if raft.runs(order) {
+            raft.stop(order);
+        }
+        return;
+    }
     let ordered = keeper.restart.filter(|restart| keeper.restarted != Some(restart.id));
     if let Some(restart) = ordered.filter(|_| keeper.data == Some(order) && raft.runs(order) && keeper.restarts_until.is_none()) {
         if keeper.runs_with == keeper.settings {
@@ -294,6 +307,15 @@ pub(crate) fn wipe(world: &mut World, index: usize) {
         keeper.data = None;
     }
     world.raft.wipe(data);
+}
+
+/// The node gets another address. Its etcd is cut off.
+pub(crate) fn moves(world: &mut World, index: usize) {
+    world.nodes[index].moved = true;
+    if let Some(data) = world.nodes[index].keeper.as_ref().and_then(|k| k.data) {
+        world.raft.stop(data);
+        crate::clients::lost_power(world, data);
+    }
 }
 
 /// Bits flip in the store of a node's member, and etcd finds out. Not if that leaves no quorum of good ones.

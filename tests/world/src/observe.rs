@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    Absences, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId, Node,
-    NodeName, Observed, Preflight, Preparation, Progress, Readiness, RemoteClient, RunsWith, Sample, Seat, SeatSeen,
+    Absences, Address, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId,
+    Node, NodeName, Observed, Preflight, Preparation, Progress, Readiness, RemoteClient, RunsWith, Sample, Seat, SeatSeen,
 };
 
 use crate::api::{Api, SeatObject};
@@ -137,6 +137,7 @@ fn node(node: &crate::nodes::Node, evicted_ms: Option<crate::Ms>, evictions: u32
         agent: if node.agent_answers() { AgentView::Fresh } else { AgentView::Silent },
         evicted_ms,
         evictions,
+        is_taken: false,
     }
 }
 
@@ -146,6 +147,8 @@ fn seat(world: &World, controller: &Controller, seat: &SeatObject, wanted: u8) -
         node: NodeName(name.clone()),
         member_name: format!("{name}-1"),
         peer_url: peer_url(seat.node),
+        address: Address::Right,
+        url_of: None,
         ordered: seat.ordered,
         keeper: seat.keeper.clone(),
         // Nobody upgrades the operator here; `shipped/` does.

@@ -327,6 +327,20 @@ impl Raft {
         Ok(id)
     }
 
+    /// MemberUpdate.
+    ///
+    /// # Errors
+    /// etcd's own refusals.
+    pub fn update(&mut self, id: MemberId, peer_url: &str) -> Result<(), Refusal> {
+        self.quorum()?;
+        if self.config.iter().any(|m| m.id != id && m.peer_url == peer_url) {
+            return Err(Refusal::PeerUrlExists);
+        }
+        let listed = self.config.iter_mut().find(|m| m.id == id).ok_or(Refusal::NotFound)?;
+        peer_url.clone_into(&mut listed.peer_url);
+        Ok(())
+    }
+
     /// MemberPromote.
     ///
     /// # Errors

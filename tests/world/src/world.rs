@@ -148,11 +148,17 @@ impl World {
         peer_url(node)
     }
 
+    /// Where a node is now.
+    pub(crate) fn address(&self, node: usize) -> String {
+        let is_moved = self.nodes.get(node).is_some_and(|n| n.moved);
+        if is_moved { format!("10.0.9.{}", node + 1) } else { ip(node) }
+    }
+
     /// The ID of the listed member on a node.
     #[must_use]
     pub fn member_on(&self, node: usize) -> Option<MemberId> {
-        let url = peer_url(node);
-        self.raft.config.iter().find(|m| m.peer_url == url).map(|m| m.id)
+        let urls = [peer_url(node), format!("https://{}:2380", self.address(node))];
+        self.raft.config.iter().find(|m| urls.contains(&m.peer_url)).map(|m| m.id)
     }
 
     /// Whether boot is listed.

@@ -279,8 +279,10 @@ impl Disks {
         });
         process.accepted = order.or(process.accepted.take());
         let Some(order) = process.accepted.clone() else { return };
+        let address = world.address(node);
         let keeper = world.nodes[node].keeper.get_or_insert(Keeper { since: now, ..Keeper::default() });
         let id = order.member_id.as_deref().and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
+        keeper.elsewhere = order.etcd.peer_url != format!("https://{address}:2380");
         (keeper.settings, keeper.restart) = (settings_of(&order), restart_of(&order));
         keeper.order = match order.run {
             Run::Run => id,
@@ -299,7 +301,8 @@ impl Disks {
         if let Some(id) = id {
             world.raft.names.insert(id, order.member_name.clone());
         }
-        if order.run == Run::Stop
+        // Today's keepers refuse an order to wait after one to run; older ones do not.
+        if order.run != Run::Run
             && let Some(data) = keeper.data
         {
             world.raft.stop(data);

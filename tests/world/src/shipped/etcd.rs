@@ -1,6 +1,6 @@
 //! The simulated etcd, and the node around an agent, as the shipped code reaches them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::calls::Calls;
 use super::disk;
 use super::{CLUSTER_ID, SharedWorld, lock};
 use crate::raft::{Life, Refusal};
-use crate::world::{BOOT, World, ip};
+use crate::world::{BOOT, World};
 use crate::{boot, checks};
 
 /// How long a call takes on the way.
@@ -100,6 +100,10 @@ impl Host for Way {
         })
     }
 
+    fn has_address(&self, ip: IpAddr) -> bool {
+        lock(&self.world).address(self.node) == ip.to_string()
+    }
+
     fn others_are_a_quorum<'a>(&'a self, _: &'a Path, _: &'a [String], own: Owner) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async move {
             let look = async {
@@ -121,7 +125,8 @@ fn member_at(world: &World, address: &str) -> Option<(MemberId, bool)> {
     if [12379, 12380].iter().any(|port| address == format!("{}:{port}", disk::boot_ip(world))) {
         return Some((BOOT, disk::boot_node(world).is_none_or(powered)));
     }
-    let node = (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", ip(*n))))?;
+    let node =
+        (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", world.address(*n))))?;
     let id = world.nodes[node].keeper.as_ref().and_then(|k| k.data).or_else(|| world.member_on(node))?;
     Some((id, powered(node)))
 }
@@ -290,6 +295,13 @@ impl Endpoint for Client {
             world.trace.boot_removals += 1;
             world.trace.violations.extend(judged);
             Ok(())
+        }))
+    }
+
+    fn member_update<'a>(&'a self, id: ids::MemberId, peer_url: &'a str) -> Answer<'a, ()> {
+        Box::pin(self.call("MemberUpdate", false, CALL, move |world, by| {
+            voter(world, by)?;
+            change(world, &self.calls, "MemberUpdate", None, |w| w.raft.update(MemberId(id.0), peer_url))
         }))
     }
 

@@ -107,6 +107,15 @@ pub enum After {
     },
     /// A node is gone for good.
     Gone(usize),
+    /// A node has got another address.
+    Moved(usize),
+    /// Somebody restores all EtcdMembers from a backup.
+    Restored {
+        /// Whether that is of the nodes' earlier members; else of the moment before they were added.
+        earlier_members: bool,
+    },
+    /// All EtcdMembers are gone, and come back blank: made while etcd could not be asked.
+    Blank,
 }
 
 /// What happens in the middle of a downgrade.
@@ -378,6 +387,31 @@ impl<'a> Stage<'a> {
                 object["status"]["conditions"] = json!([{"type": "Ready", "status": "Unknown"}]);
                 self.store.put("nodes", "", &name, object);
             }
+            After::Moved(node) => {
+                crate::nodes::moves(&mut lock(&self.world), node);
+                let name = crate::nodes::name(node);
+                let mut object = self.store.get("nodes", "", &name).unwrap_or_default();
+                object["status"]["addresses"] = json!([{"type": "InternalIP", "address": lock(&self.world).address(node)}]);
+                self.store.put("nodes", "", &name, object);
+            }
+            After::Restored { earlier_members } => self.restore(|node, spec| {
+                let order = &mut spec["seat"]["order"];
+                order["sequence"] = json!(1);
+                if earlier_members {
+                    order["memberID"] = json!("00000000000000aa");
+                    order["memberName"] = json!(format!("{node}-0"));
+                    spec["generation"] = json!(0);
+                } else {
+                    order["run"] = json!("Wait");
+                    order["memberID"] = serde_json::Value::Null;
+                    order["clusterID"] = serde_json::Value::Null;
+                }
+            }),
+            After::Blank => self.restore(|_, spec| {
+                spec["role"] = json!("Candidate");
+                spec["seat"] = serde_json::Value::Null;
+                spec["generation"] = json!(0);
+            }),
             After::Nothing | After::Upgrade => {}
         }
         {
@@ -411,7 +445,22 @@ impl<'a> Stage<'a> {
             | After::BadVersion
             | After::Downgrade(_)
             | After::Wipe(_)
-            | After::Corrupt { .. } => None,
+            | After::Corrupt { .. }
+            | After::Moved(_)
+            | After::Restored { .. }
+            | After::Blank => None,
+        }
+    }
+
+    /// Each EtcdMember of a node gets another spec.
+    fn restore(&self, change: impl Fn(&str, &mut serde_json::Value)) {
+        for node in 0..self.tale.setup.nodes {
+            let node = crate::nodes::name(node);
+            let name = format!("{CLUSTER}-{node}");
+            if let Some(mut object) = self.store.get("etcdmembers", NAMESPACE, &name) {
+                change(&node, &mut object["spec"]);
+                self.store.put("etcdmembers", NAMESPACE, &name, object);
+            }
         }
     }
 
@@ -512,7 +561,14 @@ impl<'a> Stage<'a> {
                     After::Upgrade => self.is_upgraded(),
                     After::Settings => self.is_resettled(),
                     After::Version | After::BadVersion | After::Downgrade(_) => self.all_run(self.tale.after.version_at_rest()),
-                    After::Nothing | After::Scale(_) | After::Wipe(_) | After::Corrupt { .. } | After::Gone(_) => true,
+                    After::Nothing
+                    | After::Scale(_)
+                    | After::Wipe(_)
+                    | After::Corrupt { .. }
+                    | After::Gone(_)
+                    | After::Moved(_)
+                    | After::Restored { .. }
+                    | After::Blank => true,
                 };
         }
         let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
