@@ -69,10 +69,9 @@ fn ports(sockets: Result<Vec<Socket>, Problem>, ports: &[String]) -> Vec<Check> 
                 "Port",
                 match taken {
                     None => Ok(format!("{port} is free")),
-                    Some(socket) => Err(format!(
-                        "{port} is taken: a process of UID {} listens on {}; stop it",
-                        socket.uid, socket.local
-                    )),
+                    Some(socket) => {
+                        Err(format!("{port} is taken: a process of UID {} listens on {}; stop it", socket.uid, socket.local))
+                    }
                 },
             )
         })

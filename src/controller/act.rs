@@ -135,7 +135,7 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         members::change(context, member, |spec| {
             spec.role = Role::Member;
             spec.generation = generation;
-            spec.lineage = view.status.lineage;
+            spec.lineage = view.status.lineage.max(1);
             spec.nonce.clone_from(&nonce);
             spec.seat = Some(seat.clone());
         })

@@ -42,7 +42,9 @@ pub(crate) async fn create(context: &Context, name: &str, spec: EtcdMemberSpec) 
 async fn labelled(context: &Context, wanted: &EtcdMember) -> Result<EtcdMember, ControllerError> {
     let name = wanted.name_any();
     let mut there = context.members().get(&name).await.map_err(api_error("reading an EtcdMember"))?;
-    if (&there.spec.cluster_name, &there.spec.node_name) != (&wanted.spec.cluster_name, &wanted.spec.node_name) {
+    if (&there.spec.cluster_name, &there.spec.node_name) != (&wanted.spec.cluster_name, &wanted.spec.node_name)
+        || (there.spec.role == Role::Boot) != (wanted.spec.role == Role::Boot)
+    {
         return Err(ControllerError::Object(format!(
             "EtcdMember {name} is of node {} of cluster {}, and that of node {} of cluster {} would have its name: rename the cluster",
             there.spec.node_name, there.spec.cluster_name, wanted.spec.node_name, wanted.spec.cluster_name

@@ -247,7 +247,9 @@ async fn ca(
 /// it trusts, so that whoever got one would be cut off.
 fn same_ca(cluster: &EtcdCluster, members: &[EtcdMember], ca: Arc<Ca>) -> Result<Arc<Ca>, String> {
     let is_seen = cluster.status.as_ref().is_some_and(|s| s.cluster_id.is_some());
-    let other = members.iter().find(|m| m.spec.certificates.as_ref().is_some_and(|c| !pki::same_key(&c.ca, ca.pem())));
+    let runs = |m: &&EtcdMember| m.spec.seat.as_ref().is_some_and(|s| s.order.member_id.is_some());
+    let other =
+        members.iter().filter(runs).find(|m| m.spec.certificates.as_ref().is_some_and(|c| !pki::same_key(&c.ca, ca.pem())));
     match other.filter(|_| is_seen) {
         None => Ok(ca),
         Some(member) => Err(format!(
@@ -482,6 +484,10 @@ mod tests {
         let mut member = EtcdMember::new("c-cp1", members::blank("c", "cp1", Role::Member, 1));
         let certificates = json!({"ca": ca(&key).pem(), "client": ""});
         member.spec.certificates = Some(serde_json::from_value(certificates).unwrap());
+        let waiting = member.clone();
+        let seat = json!({"image": "etcd:v3.6.16", "probePort": 1, "order": {"sequence": 1, "run": "Run", "memberID": "a", "memberName": "cp1-1",
+            "peerURL": "", "clientURL": "", "metricsPort": 1, "clientHttpPort": 1}});
+        member.spec.seat = Some(serde_json::from_value(seat).unwrap());
         let cluster = |id: Option<&str>| -> EtcdCluster {
             let object = json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {"name": "c"}, "spec": {},
                 "status": {"clusterID": id}});
@@ -491,5 +497,7 @@ mod tests {
         assert_eq!(of(Some("7"), &key), Ok(()), "its certificate may be renewed");
         assert!(of(Some("7"), &other).unwrap_err().contains("etcd-ca holds another CA"));
         assert_eq!(of(None, &other), Ok(()), "before the pivot the wrong one may be put right");
+        let put_right = same_ca(&cluster(Some("7")), &[waiting], ca(&other)).map(drop);
+        assert_eq!(put_right, Ok(()), "and what was signed before with the wrong one runs nowhere");
     }
 }

@@ -18,6 +18,8 @@ use crate::telemetry::metrics;
 
 /// How long other controllers keep away from a step that was announced: longer than any step takes (`remove.rs`: 10 s + 5 s).
 const INTENT_LASTS_MS: u64 = 30_000;
+/// An intent that ends later than this was announced by a clock that is far ahead, ms; clocks that differ by less hold each other up for no longer.
+const LATEST_INTENT_MS: u64 = 600_000;
 /// How soon to look again after a step.
 const AFTER_STEP: Duration = Duration::from_millis(50);
 /// How soon after a refusal that passes, such as etcd's own wait of 5 s between two changes.
@@ -114,7 +116,7 @@ pub(crate) async fn run(
 
 /// Whether a step that was announced may still be under way. One that would be so for longer than any lasts was announced by a clock that is ahead.
 pub(crate) fn is_open(intent: &Intent, now_ms: u64) -> bool {
-    clock::parse_rfc3339(&intent.expires).is_some_and(|until| until > now_ms && until <= now_ms + 2 * INTENT_LASTS_MS)
+    clock::parse_rfc3339(&intent.expires).is_some_and(|until| until > now_ms && until <= now_ms + LATEST_INTENT_MS)
 }
 
 /// Carries a step out, and counts it.

@@ -16,7 +16,7 @@ use super::{Context, ControllerError, members, pods};
 pub(crate) const OLDEST_BOOT: Version = Version::new(3, 5, 26);
 /// The part of the quota that boot's database may have, %: what is written during the pivot comes on top.
 const MOST_OF_QUOTA: u64 = 80;
-/// How far a node's clock may be from the controller's, ms. A certificate begins 5 min in the past; etcd itself warns at 1 s.
+/// How far a node's clock may be from the controller's, ms. A certificate begins a day in the past; etcd itself warns at 1 s.
 const CLOCK_SKEW_MS: u64 = 10_000;
 /// How long an agent may take before it is named as silent, ms.
 const AGENT_ANSWERS_MS: u64 = 60_000;

@@ -30,7 +30,7 @@ pub(crate) fn listed(view: &View, member: &EtcdMember) -> Option<String> {
 /// The member of another seat that etcd lists at the URL of a seat that has none.
 pub(crate) fn url_of(view: &View, member: &EtcdMember) -> Option<MemberId> {
     let order = &member.spec.seat.as_ref()?.order;
-    if ordered(view, order).is_some() {
+    if listed(view, member).is_some() {
         return None;
     }
     let (there, _) = view.etcd.as_ref().ok()?.members.iter().find(|(m, _)| m.peer_urls.contains(&order.peer_url))?;
@@ -66,16 +66,19 @@ pub(crate) fn address(view: &View, memory: &Memory, member: &EtcdMember) -> Addr
     let (own, listed) = (own_ips(view, node), listed(view, member));
     let is_gone = match listed {
         // Nothing runs there yet.
-        None => true,
-        Some(_) => is_proven(memory, member),
+        None => Some(true),
+        Some(_) => is_gone(memory, member),
     };
     judge(&seat.order, listed.as_deref(), is_gone, &own)
 }
 
-fn judge(order: &OrderSpec, listed: Option<&str>, is_gone: bool, own: &[IpAddr]) -> Address {
+/// `is_gone`: whether the address of the order is, as far as is known.
+fn judge(order: &OrderSpec, listed: Option<&str>, is_gone: Option<bool>, own: &[IpAddr]) -> Address {
     let Some(now) = parse(&order.peer_url) else { return Address::Right };
-    if own.contains(&now.ip()) || !is_gone {
-        return if listed.is_none_or(|url| url == order.peer_url) { Address::Right } else { Address::Mislisted };
+    match (own.contains(&now.ip()), is_gone) {
+        (true, _) | (false, Some(false)) if listed.is_some_and(|url| url != order.peer_url) => return Address::Mislisted,
+        (true, _) | (false, Some(false) | None) => return Address::Right,
+        (false, Some(true)) => {}
     }
     // A human may have told etcd already.
     let told = listed.and_then(parse).filter(|a| own.contains(&a.ip())).map(|a| a.ip());
@@ -90,11 +93,11 @@ fn parse(url: &str) -> Option<SocketAddr> {
     members::address(url).parse().ok()
 }
 
-/// Whether its agent, asked for that since the member has been silent, says that the node does not have the address any more.
-fn is_proven(memory: &Memory, member: &EtcdMember) -> bool {
-    let asked = memory.moved.get(&member.spec.node_name);
-    let says_so = member.status.as_ref().is_some_and(|s| s.address_gone);
-    asked.is_some_and(|before| member.spec.nonce != *before) && is_fresh(member) && says_so
+/// Whether the node does not have the address any more, as its agent says that was asked for it since the member has been silent.
+fn is_gone(memory: &Memory, member: &EtcdMember) -> Option<bool> {
+    let before = memory.moved.get(&member.spec.node_name)?;
+    let has_answered = member.spec.nonce != *before && is_fresh(member);
+    has_answered.then(|| member.status.as_ref().is_some_and(|s| s.address_gone))
 }
 
 /// Asks where a member is silent and its Node does not have its address: the Node alone may be wrong, and what its agent said before was of another time.
@@ -192,21 +195,24 @@ mod tests {
         .unwrap();
         let own = |all: &[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         let (old, new) = ("https://10.0.0.1:2380", "https://10.0.0.2:2380");
-        let is = |listed: Option<&str>, is_gone: bool, ips: &[&str]| judge(&order, listed, is_gone, &own(ips));
+        let is = |listed: Option<&str>, is_gone: Option<bool>, ips: &[&str]| judge(&order, listed, is_gone, &own(ips));
         let moved = |to: &str| Address::Moved { to: to.into() };
+        let (gone, there) = (Some(true), Some(false));
         let both = ["10.0.0.2", "10.0.0.1"];
-        assert_eq!(is(Some(old), false, &["10.0.0.1"]), Address::Right);
-        assert_eq!(is(None, true, &both), Address::Right, "the order of a node's addresses says nothing");
-        assert_eq!(is(Some(old), true, &both), Address::Right, "its Node still names it");
-        assert_eq!(is(Some(old), true, &[]), Address::Right, "its addresses are not known");
-        assert_eq!(is(Some(old), true, &["10.0.0.2"]), moved(new));
-        assert_eq!(is(Some(old), false, &["10.0.0.2"]), Address::Right, "its agent does not say so");
-        assert_eq!(is(None, true, &["10.0.0.2"]), moved(new));
-        assert_eq!(is(Some(new), true, &["10.0.0.2"]), moved(new), "the order comes after etcd");
-        assert_eq!(is(Some(new), true, &["10.0.0.3", "10.0.0.2"]), moved(new), "a human has updated the member");
-        assert_eq!(is(Some(new), false, &["10.0.0.2"]), Address::Mislisted, "it came back where it was");
-        assert_eq!(is(Some(new), false, &["10.0.0.1"]), Address::Mislisted);
-        assert_eq!(is(Some(old), true, &["fd00::2"]), Address::Right, "not to another family of addresses");
-        assert_eq!(is(Some(old), true, &["fd00::2", "10.0.0.2"]), moved(new));
+        assert_eq!(is(Some(old), None, &["10.0.0.1"]), Address::Right);
+        assert_eq!(is(None, gone, &both), Address::Right, "the order of a node's addresses says nothing");
+        assert_eq!(is(Some(old), gone, &both), Address::Right, "its Node still names it");
+        assert_eq!(is(Some(old), gone, &[]), Address::Right, "its addresses are not known");
+        assert_eq!(is(Some(old), gone, &["10.0.0.2"]), moved(new));
+        assert_eq!(is(Some(old), there, &["10.0.0.2"]), Address::Right, "its agent says otherwise");
+        assert_eq!(is(Some(old), None, &["10.0.0.2"]), Address::Right, "its agent has not said so");
+        assert_eq!(is(None, gone, &["10.0.0.2"]), moved(new));
+        assert_eq!(is(Some(new), gone, &["10.0.0.2"]), moved(new), "the order comes after etcd");
+        assert_eq!(is(Some(new), gone, &["10.0.0.3", "10.0.0.2"]), moved(new), "a human has updated the member");
+        assert_eq!(is(Some(new), None, &["10.0.0.2"]), Address::Right, "whether it is gone is being asked");
+        assert_eq!(is(Some(new), there, &["10.0.0.2"]), Address::Mislisted, "it came back where it was");
+        assert_eq!(is(Some(new), None, &["10.0.0.1"]), Address::Mislisted);
+        assert_eq!(is(Some(old), gone, &["fd00::2"]), Address::Right, "not to another family of addresses");
+        assert_eq!(is(Some(old), gone, &["fd00::2", "10.0.0.2"]), moved(new));
     }
 }

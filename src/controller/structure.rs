@@ -30,7 +30,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         let addresses = readdress::own_ips(view, node);
         let node = node.name_any();
         if view.member_of(&node).is_none() {
-            let blank = members::blank(&cluster, &node, Role::Candidate, view.status.lineage);
+            let blank = members::blank(&cluster, &node, Role::Candidate, view.status.lineage.max(1));
             let spec = restored(view, &node, &addresses, blank);
             members::create(context, &members::name_of(&cluster, &node), spec).await?;
             written += 1;
@@ -141,7 +141,8 @@ async fn again(
     member: &EtcdMember,
     found: (IpAddr, MemberId, i64),
 ) -> Result<usize, ControllerError> {
-    let known = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|k| k.order_lineage == member.spec.lineage);
+    let lineage = view.status.lineage.max(1);
+    let known = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|k| k.order_lineage == lineage);
     let sequences = [known.map(|k| k.order_sequence), member.spec.seat.as_ref().map(|s| s.order.sequence)];
     let Some(mut seat) = seat_of_listed(view, &member.spec.node_name, found) else { return Ok(0) };
     seat.order.sequence = sequences.into_iter().flatten().max().unwrap_or(0) + 1;
@@ -149,6 +150,7 @@ async fn again(
     members::change(context, member, |spec| {
         spec.role = Role::Member;
         spec.generation = found.2;
+        spec.lineage = lineage;
         spec.nonce.clone_from(&nonce);
         spec.seat = Some(seat.clone());
     })
@@ -201,9 +203,16 @@ async fn newer_order(context: &Context, view: &View, member: &EtcdMember) -> Res
     if reading.members.iter().any(|(m, _)| m.name.is_empty() && m.peer_urls.iter().any(|url| urls.contains(url))) {
         return Ok(0);
     }
+    let sequence = seat.order.sequence.max(keeper.order_sequence + 1);
     let changed = members::change(context, member, |spec| {
+        let node = spec.node_name.clone();
         if let Some(seat) = &mut spec.seat {
-            seat.order.sequence = seat.order.sequence.max(keeper.order_sequence + 1);
+            seat.order.sequence = sequence;
+            // Which generations there have been on this node is not known any more. Each took an order: this one is new, and so is its member's name.
+            if seat.order.run == RunSpec::Wait {
+                spec.generation = spec.generation.max(sequence);
+                seat.order.member_name = format!("{node}-{}", spec.generation);
+            }
         }
     })
     .await?;
@@ -291,7 +300,9 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
         (_, None) => true,
         (None, Some(_)) => false,
     };
+    // Of another CA: before etcd was seen the Secret may be put right (`observe.rs`).
     if let Some(have) = &member.spec.certificates
+        && pki::same_key(&have.ca, ca.pem())
         && good(Some(&have.client), Some(&csr.client), &[])
         && good(have.peer.as_ref(), csr.peer.as_ref(), &wanted)
         && good(have.server.as_ref(), csr.server.as_ref(), &wanted)

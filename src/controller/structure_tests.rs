@@ -54,7 +54,7 @@ fn member() -> EtcdMember {
 
 #[test]
 fn a_new_address_of_a_node_is_signed_once_and_one_that_another_node_claims_is_not() {
-    let (ca, mut member) = (ca(), member());
+    let (right, ca, mut member) = (ca(), ca(), member());
     let mut sign = |nodes: Vec<Node>| {
         let new = certificates(&view(nodes), &ca, &member).unwrap();
         new.inspect(|new| member.spec.certificates = Some(new.clone()))
@@ -70,6 +70,9 @@ fn a_new_address_of_a_node_is_signed_once_and_one_that_another_node_claims_is_no
         assert!(pki::covers(cert, &ips(&["10.0.0.1", "fd00::1"])));
     }
     assert_eq!(sign(both), None);
+    let put_right = certificates(&view(vec![node("cp1", &["10.0.0.1"])]), &right, &member).unwrap();
+    assert_eq!(put_right.map(|c| c.ca), Some(right.pem().to_owned()), "the Secret was put right");
+    let sign = |nodes: Vec<Node>| certificates(&view(nodes), &ca, &member).unwrap();
     // A virtual address that wanders.
     assert_eq!(sign(vec![node("cp1", &["10.0.0.1", "10.0.0.100"]), node("cp2", &["10.0.0.2", "10.0.0.100"])]), None);
 }

@@ -57,7 +57,8 @@ struct Format {
 }
 
 /// Why an order is not accepted.
-fn objection(order: &Order, state: &State) -> Option<String> {
+#[must_use]
+pub fn objection(order: &Order, state: &State) -> Option<String> {
     if order.lineage < state.order_lineage {
         return Some(format!("the order is of lineage {}, the last one accepted of {}", order.lineage, state.order_lineage));
     }
@@ -70,14 +71,15 @@ fn objection(order: &Order, state: &State) -> Option<String> {
     if order.lineage != state.order_lineage {
         return None;
     }
-    state.last_order.as_ref().and_then(|last| takes_back(order, last)).map(str::to_owned)
+    state.last_order.as_ref().and_then(|last| takes_back(order, last, state)).map(str::to_owned)
 }
 
 /// No controller says so of a member that was told to run: it is the order of another time, as of an EtcdMember that was restored from a backup. Obeyed it would end
 /// an etcd that others need, or have it looked for where its data is not.
-fn takes_back(order: &Order, last: &Order) -> Option<&'static str> {
+fn takes_back(order: &Order, last: &Order, state: &State) -> Option<&'static str> {
     let same_name = order.member_name == last.member_name;
-    if order.run == Run::Wait && last.run == Run::Run && last.member_id.is_some() && same_name {
+    let is_over = last.member_id.as_ref().is_some_and(|id| state.removed.contains(id));
+    if order.run == Run::Wait && last.run == Run::Run && last.member_id.is_some() && same_name && !is_over {
         return Some("the order says to wait to be added, and this member was told to run before");
     }
     let same_id = order.member_id.is_some() && order.member_id == last.member_id;

@@ -81,6 +81,8 @@ fn an_order_that_takes_back_that_a_member_runs_is_refused() {
     assert!(!after(told(Run::Stop, Some("a1"), "cp1-2", 9)));
     assert!(!after(told(Run::Wait, None, "cp1-3", 9)), "the node's next member");
     assert!(!after(Order { lineage: 2, ..told(Run::Wait, None, "cp1-2", 1) }), "another life");
+    let removed = State { removed: vec!["a1".into()], ..accepted(&runs) };
+    assert!(!refused(&told(Run::Wait, None, "cp1-2", 9), &removed), "its member is gone, and its name is given again");
     let waits = accepted(&told(Run::Wait, None, "cp1-2", 1));
     assert!(!refused(&told(Run::Wait, None, "cp1-2", 2), &waits));
 }

@@ -45,7 +45,10 @@ pub(crate) fn plan(o: &Observed, members: &[EtcdMember], promotion: Promotion) -
     }
     let mut seats: Vec<&Seat> = others.into_iter().filter(|s| may_join(s)).collect();
     seats.sort_by_key(|s| (listed(s, members).is_none(), s.node.clone()));
-    seats.into_iter().find_map(|seat| one(o, members, seat, promotion)).or_else(|| seats::too_few(o))
+    let mut plans: Vec<Plan> = seats.into_iter().filter_map(|seat| one(o, members, seat, promotion)).collect();
+    // One that cannot join holds up no other.
+    plans.sort_by_key(|plan| matches!(plan, Plan::Hold { .. }));
+    plans.into_iter().next().or_else(|| seats::too_few(o))
 }
 
 /// The member of a seat, by its peer URL: names are empty until a member has started.

@@ -91,7 +91,7 @@ pub(crate) fn no_node(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     Some(Plan::hold(
         HoldReason::MemberDown,
         format!(
-            "{} on {} is down, and its node too, and no other node can take its place (ready, not cordoned, with the labels of spec.pod.nodeSelector): bring the node back, add one, or lower spec.size",
+            "{} on {} is down, and its node too, and no other node can take its place (ready, not cordoned, with the labels of spec.pod.nodeSelector and an address that no other member has, not even this one): bring the node back, add one, or lower spec.size",
             member.id, seat.node
         ),
     ))

@@ -109,6 +109,10 @@ fn a_seat_is_never_told_to_run_as_the_member_of_another() {
     with_a_fourth_at(&mut o, &url(3));
     o.seats[3].url_of = Some(id(3));
     holds(&o, HoldReason::MemberDown, "which etcd lists for 0000000000000003 on another node");
+    // It holds up no other.
+    o.spec.size = 5;
+    o.seats.push(seat(5));
+    does(&o, Step::AddLearner { node: name(5) });
     // Nor is a seat given there.
     let mut o = after_the_pivot(3);
     o.spec.size = 4;

@@ -8,6 +8,7 @@ use etcd_operator_agent::AgentArgs;
 use etcd_operator_keeper::contract::{
     DrainState, DrainStep, EtcdSettings, FORMAT, KEEPER_POD, Order, Paths, Phase, Proof, Run, State,
 };
+use etcd_operator_keeper::order::objection;
 use etcd_operator_plan::{DATA_IS_CORRUPT, MemberId};
 use k8s_openapi::api::core::v1::Pod;
 
@@ -37,6 +38,8 @@ pub(crate) struct Disks {
     /// Each node's `/proc/net/tcp` as it was written last.
     sockets: Vec<String>,
     boot_is: BootIs,
+    /// Keepers look at the count of an order and nothing else of it, as they did up to 0.1.0.
+    pub(crate) older_keepers: bool,
 }
 
 /// What a keeper remembers that is not in the World.
@@ -153,6 +156,7 @@ impl Disks {
             keepers: world.nodes.iter().map(|_| KeeperProcess::default()).collect(),
             sockets: vec![String::new(); world.nodes.len()],
             boot_is,
+            older_keepers: false,
         };
         fs::write(disks.image(), b"the keeper's binary")?;
         for node in 0..world.nodes.len() {
@@ -274,9 +278,9 @@ impl Disks {
         if now < since + POD_STARTS_MS {
             return;
         }
-        let order = read_order(&paths).filter(|o| {
-            o.format == FORMAT && process.accepted.as_ref().is_none_or(|a| (o.lineage, o.sequence) >= (a.lineage, a.sequence))
-        });
+        let is_older = |o: &Order| process.accepted.as_ref().is_some_and(|a| (o.lineage, o.sequence) < (a.lineage, a.sequence));
+        let refuses = |o: &Order| if self.older_keepers { is_older(o) } else { objection(o, &process.written).is_some() };
+        let order = read_order(&paths).filter(|o| o.format == FORMAT && !refuses(o));
         process.accepted = order.or(process.accepted.take());
         let Some(order) = process.accepted.clone() else { return };
         let address = world.address(node);
@@ -301,7 +305,7 @@ impl Disks {
         if let Some(id) = id {
             world.raft.names.insert(id, order.member_name.clone());
         }
-        // Today's keepers refuse an order to wait after one to run; older ones do not.
+        // Today's keepers refuse such an order to wait.
         if order.run != Run::Run
             && let Some(data) = keeper.data
         {

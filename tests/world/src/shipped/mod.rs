@@ -294,7 +294,9 @@ impl<'a> Stage<'a> {
         if let Some((node, per_second, _)) = tale.slow {
             world.raft.slow.insert(peer_url(node), per_second);
         }
-        let disks = Disks::new(&world, tale.boot_is).expect("temporary files");
+        let mut disks = Disks::new(&world, tale.boot_is).expect("temporary files");
+        // Today's refuse by themselves what the controller must not order.
+        disks.older_keepers = matches!(tale.after, After::Restored { .. });
         let store = Store::new();
         objects(&store, &world, tale);
         let began = world.now;
@@ -411,6 +413,7 @@ impl<'a> Stage<'a> {
                 spec["role"] = json!("Candidate");
                 spec["seat"] = serde_json::Value::Null;
                 spec["generation"] = json!(0);
+                spec["lineage"] = json!(0);
             }),
             After::Nothing | After::Upgrade => {}
         }
