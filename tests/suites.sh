@@ -121,7 +121,11 @@ if [ "$tier" = soak ]; then
     (
         # Two faults, of a pivot to 3 a slice of them (make model: all); every tale. No time is measured in either.
         suite model lowest env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test model -- --nocapture
-        suite tales lowest env WORLD_ALL=1 cargo test --locked -q --profile bed -p etcd-operator-world --test shipped -- --nocapture --test-threads=1
+        # Group by group, for the same reason as the scenarios.
+        tales=(cargo test --locked -q --profile bed -p etcd-operator-world --test shipped --)
+        "${tales[@]}" --list --format terse | sed -n 's/: test$//p' | while read -r tale; do
+            suite "$tale" lowest env WORLD_ALL=1 "${tales[@]}" --exact "$tale" --nocapture </dev/null
+        done
     ) > >(sed -u 's/^/beside: /') 2>&1 &
     beside=$!
     suite bed cargo test --locked -q --no-fail-fast -p etcd-operator-bed --features machine --tests -- --test-threads=1 --nocapture

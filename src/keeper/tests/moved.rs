@@ -10,15 +10,7 @@ use common::{Bed, Node, copy_dir, wait_for};
 use etcd_operator_keeper::contract::{Phase, Restart, Unless};
 
 fn voter(bed: &Bed, name: &str) -> Node {
-    let mut node = bed.node(name);
-    node.set_env("KEEPER_MARK_MS", "300");
-    bed.ca.write(&node.paths.pki(), &["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()]);
-    node.write_order();
-    node.start_keeper();
-    node.join(bed, &bed.boot().client);
-    bed.promote(&bed.boot().client, &node.member_id());
-    node.wait_ready();
-    node
+    bed.marking_voter(name, &["127.0.0.1", "127.0.0.2"])
 }
 
 fn applied(bed: &Bed, node: &Node) -> u64 {

@@ -11,14 +11,7 @@ use etcd_operator_keeper::contract::Phase;
 
 /// A voter beside two others, so that they answer while it is down; it leaves its marks often.
 fn voter(bed: &Bed, name: &str) -> Node {
-    let mut node = bed.node(name);
-    node.set_env("KEEPER_MARK_MS", "300");
-    node.write_order();
-    node.start_keeper();
-    node.join(bed, &bed.boot().client);
-    bed.promote(&bed.boot().client, &node.member_id());
-    node.wait_ready();
-    node
+    bed.marking_voter(name, &["127.0.0.1"])
 }
 
 /// Another disk in the place of the one that is there.

@@ -246,6 +246,19 @@ impl Bed {
         nodes
     }
 
+    /// A voter beside boot that leaves its marks often, with certificates for these addresses.
+    pub fn marking_voter(&self, name: &str, ips: &[&str]) -> Node {
+        let mut node = self.node(name);
+        node.set_env("KEEPER_MARK_MS", "300");
+        self.ca.write(&node.paths.pki(), &ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<_>>());
+        node.write_order();
+        node.start_keeper();
+        node.join(self, &self.boot().client);
+        self.promote(&self.boot().client, &node.member_id());
+        node.wait_ready();
+        node
+    }
+
     /// A node that has joined boot's cluster and been promoted.
     pub fn joined(&self, name: &str) -> Node {
         let node = self.learner(name);
