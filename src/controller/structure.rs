@@ -198,9 +198,12 @@ async fn newer_order(context: &Context, view: &View, member: &EtcdMember) -> Res
     if let Some(found) = there(view, &member.spec.node_name, &addresses) {
         return again(context, view, member, found).await;
     }
-    // One of it may be about to start: what its node knows is right, and it says its name once it has.
+    // One of it may be about to start, or is listed at an address that the node had before: what its node knows is right, and it is found once that is settled.
     let urls: Vec<String> = addresses.iter().map(|ip| members::url(*ip, members::PEER_PORT)).collect();
-    if reading.members.iter().any(|(m, _)| m.name.is_empty() && m.peer_urls.iter().any(|url| urls.contains(url))) {
+    let is_nameless =
+        |m: &etcd_operator_etcd::client::Member| m.name.is_empty() && m.peer_urls.iter().any(|url| urls.contains(url));
+    let is_of_node = |m: &etcd_operator_etcd::client::Member| members::generation(&m.name, &member.spec.node_name).is_some();
+    if reading.members.iter().any(|(m, _)| is_nameless(m) || is_of_node(m)) {
         return Ok(0);
     }
     let sequence = seat.order.sequence.max(keeper.order_sequence + 1);
