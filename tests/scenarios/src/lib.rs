@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use etcd_operator_bed::{ApiServerEtcd, Bed, Layout, Operator, Options, TestBed, down};
 use etcd_operator_crash::plan::{Entry, Role, Shared, Then, When};
@@ -250,19 +250,20 @@ impl Stage {
     /// What our members' etcds logged, node by node.
     #[must_use]
     pub fn etcd_logs(&self) -> Vec<String> {
-        self.bed.options().all().iter().map(|node| self.pod_log(node, "etcd-kube-etcd")).collect()
+        self.bed.options().all().iter().map(|node| self.pod_log(node, "etcd-kube-etcd", SystemTime::UNIX_EPOCH)).collect()
     }
 
-    /// What the etcds of this static pod logged on the node, of all its lives.
+    /// What the etcds of this static pod logged on the node, in the files that were written to since then.
     #[must_use]
-    pub fn pod_log(&self, node: &etcd_operator_bed::layout::Node, pod: &str) -> String {
+    pub fn pod_log(&self, node: &etcd_operator_bed::layout::Node, pod: &str, since: SystemTime) -> String {
         let folders = std::fs::read_dir(self.bed.layout.disk(node, "var/log/pods")).unwrap();
         let name = format!("/kube-system_{pod}-");
         let etcds = folders.map(|e| e.unwrap().path().join("etcd")).filter(|f| f.to_string_lossy().contains(&name));
-        let mut logs: Vec<PathBuf> =
-            etcds.flat_map(|f| std::fs::read_dir(f).into_iter().flatten()).map(|e| e.unwrap().path()).collect();
-        logs.sort_by_key(|log| std::fs::metadata(log).and_then(|m| m.modified()).ok());
-        logs.iter().map(|log| std::fs::read_to_string(log).unwrap_or_default()).collect()
+        let files = etcds.flat_map(|f| std::fs::read_dir(f).into_iter().flatten()).map(|e| e.unwrap().path());
+        let written = |log: PathBuf| Some((std::fs::metadata(&log).and_then(|m| m.modified()).ok()?, log));
+        let mut logs: Vec<_> = files.filter_map(written).filter(|(at, _)| *at >= since).collect();
+        logs.sort();
+        logs.iter().map(|(_, log)| std::fs::read_to_string(log).unwrap_or_default()).collect()
     }
 
     /// How often each of them logged that this member was removed.
