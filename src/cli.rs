@@ -113,6 +113,9 @@ pub struct ControllerFlags {
     /// Where /metrics, /livez and /readyz are served, plain HTTP. Replicas that share a node take the next of four ports. "off" = nowhere.
     #[arg(long, env = "ETCD_OPERATOR_METRICS_ADDRESS", default_value = "0.0.0.0:23791", value_parser = metrics_address)]
     metrics_address: MetricsAddress,
+    /// Hosts EtcdClusters without spec.selfHosted, too ("true"): needs the rights of deploy/standalone.yaml.
+    #[arg(long, env = "ETCD_OPERATOR_STANDALONE")]
+    standalone: bool,
     /// How long other replicas wait before they take over, in seconds.
     #[arg(long, default_value_t = 15)]
     lease_duration: u64,
@@ -152,6 +155,7 @@ impl From<ControllerFlags> for ControllerArgs {
             },
             metrics: Metrics::default(),
             metrics_address: flags.metrics_address.0,
+            standalone: flags.standalone,
             binary: None,
         }
     }

@@ -12,6 +12,8 @@ use x509_parser::extensions::GeneralName;
 
 /// How long a leaf certificate is valid. One year, as kubeadm's.
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long a CA of our own making is valid. Ten years, as kubeadm's.
+const CA_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How far before now a certificate begins, so that a node whose clock is behind accepts it, or all of them where the controller's is ahead.
 const BACKDATE: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,6 +51,15 @@ pub enum Usage {
     Client,
 }
 
+/// What a leaf is to name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names<'a> {
+    /// Addresses; none in a client's.
+    pub ips: &'a [IpAddr],
+    /// Names, in a server's.
+    pub dns: &'a [String],
+}
+
 /// A usable CA.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
@@ -80,10 +91,10 @@ impl Ca {
     ///
     /// # Errors
     /// When it cannot be read, or its signature is wrong.
-    pub fn sign(&self, csr: &str, node: &str, usage: Usage, ips: &[IpAddr], now_ms: u64) -> Result<String, PkiError> {
+    pub fn sign(&self, csr: &str, node: &str, usage: Usage, names: Names<'_>, now_ms: u64) -> Result<String, PkiError> {
         let bad = |e: rcgen::Error| PkiError::Csr { node: node.to_owned(), usage, why: e.to_string() };
         let mut request = CertificateSigningRequestParams::from_pem(csr).map_err(bad)?;
-        request.params = leaf(node, usage, ips, now_ms);
+        request.params = leaf(node, usage, names, now_ms).map_err(bad)?;
         Ok(request.signed_by(&self.issuer).map_err(bad)?.pem())
     }
 
@@ -92,14 +103,43 @@ impl Ca {
     /// # Errors
     /// When no key can be made.
     pub fn own_client(&self, name: &str, now_ms: u64) -> Result<Tls, PkiError> {
+        let (cert, key) = self.client(name, now_ms)?;
+        Ok(Tls { ca: self.pem.clone().into_bytes(), cert: cert.into_bytes(), key: key.into_bytes() })
+    }
+
+    /// A client certificate and its key, PEM.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn client(&self, name: &str, now_ms: u64) -> Result<(String, String), PkiError> {
         let bad = |e: rcgen::Error| PkiError::Csr { node: name.to_owned(), usage: Usage::Client, why: e.to_string() };
         let key = KeyPair::generate().map_err(bad)?;
-        let cert = leaf(name, Usage::Client, &[], now_ms).signed_by(&key, &self.issuer).map_err(bad)?;
-        Ok(Tls { ca: self.pem.clone().into_bytes(), cert: cert.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
+        let cert = leaf(name, Usage::Client, Names::default(), now_ms)
+            .and_then(|leaf| leaf.signed_by(&key, &self.issuer))
+            .map_err(bad)?;
+        Ok((cert.pem(), key.serialize_pem()))
+    }
+
+    /// A new CA: certificate and key, PEM.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn generate(name: &str, now_ms: u64) -> Result<(String, String), PkiError> {
+        let bad = |e: rcgen::Error| PkiError::Ca { secret: name.to_owned(), why: e.to_string() };
+        let key = KeyPair::generate().map_err(bad)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let now = std::time::UNIX_EPOCH + Duration::from_millis(now_ms);
+        params.not_before = (now - BACKDATE).into();
+        params.not_after = (now + CA_VALIDITY).into();
+        Ok((params.self_signed(&key).map_err(bad)?.pem(), key.serialize_pem()))
     }
 }
 
-fn leaf(name: &str, usage: Usage, ips: &[IpAddr], now_ms: u64) -> CertificateParams {
+fn leaf(name: &str, usage: Usage, names: Names<'_>, now_ms: u64) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -110,16 +150,19 @@ fn leaf(name: &str, usage: Usage, ips: &[IpAddr], now_ms: u64) -> CertificatePar
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.subject_alt_names = match usage {
         Usage::Client => Vec::new(),
-        Usage::Peer | Usage::Server => ips.iter().map(|ip| SanType::IpAddress(*ip)).collect(),
+        Usage::Peer | Usage::Server => names.ips.iter().map(|ip| SanType::IpAddress(*ip)).collect(),
     };
     if usage == Usage::Server {
+        for name in names.dns {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
         params.subject_alt_names.push(SanType::IpAddress(IpAddr::from([127, 0, 0, 1])));
     }
     params.extended_key_usages = match usage {
         Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
         Usage::Peer | Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
     };
-    params
+    Ok(params)
 }
 
 /// Whether the key belongs to the certificate, and the certificate is a CA's.
@@ -206,7 +249,7 @@ mod tests {
         let node_key = KeyPair::generate().unwrap();
         let asked = CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
         let csr = asked.serialize_request(&node_key).unwrap().pem().unwrap();
-        let signed = ca.sign(&csr, "cp1", Usage::Peer, &["10.0.0.1".parse().unwrap()], NOW).unwrap();
+        let signed = ca.sign(&csr, "cp1", Usage::Peer, Names { ips: &["10.0.0.1".parse().unwrap()], dns: &[] }, NOW).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(signed.as_bytes()).unwrap();
         let text = format!("{:?}", pem.parse_x509().unwrap().subject_alternative_name());
         assert!(!text.contains("evil"), "{text}");

@@ -269,6 +269,10 @@ fn bad_clusters(api: &Api) {
         ("path", hosted("https://10.0.0.1:12379/../../x"), "must be https://<IPv4>:<port>"),
         ("a-name-that-is-much-too-long-for-the-files-made-from-it", hosted(GOOD), "metadata.name: at most 40"),
         ("with.dots", hosted(GOOD), "metadata.name: at most 40"),
+        ("port", with("firstPort", json!(23_000)), "spec.firstPort: not with spec.selfHosted"),
+        ("low-port", json!({"size": 1, "firstPort": 443}), "spec.firstPort: must be 1024 to 65531"),
+        ("datastores-port", json!({"size": 1, "firstPort": 2377}), "spec.firstPort: 2379 to 2383"),
+        ("datastores-ca", json!({"size": 1, "TLS": {"ca": {"secretName": "etcd-ca"}}}), "spec.TLS.ca.secretName: etcd-ca is"),
     ];
     for (name, spec, words) in cases {
         api.refused(&["create", "-f", "-"], Some(&cluster(name, spec)), words);
@@ -289,6 +293,18 @@ fn immutable_fields(api: &Api) {
     api.ok(&["patch", "etcd", "defaults", "-n", "kube-system", "--type=merge", "-p", with_ca], None);
     patch(r#"{"spec":{"TLS":{"ca":{"secretName":"two"}}}}"#, "spec.TLS.ca: cannot be changed");
     patch(r#"{"spec":{"TLS":null}}"#, "spec.TLS.ca: cannot be changed");
+
+    // One that has begun on its own.
+    api.ok(&["create", "-f", "-"], Some(&cluster("alone", json!({"size": 1}))));
+    let begun = r#"{"status":{"firstPort":22379}}"#;
+    api.ok(&["patch", "etcd", "alone", "-n", "kube-system", "--subresource=status", "--type=merge", "-p", begun], None);
+    let patch = |patch: &str, words: &str| {
+        api.refused(&["patch", "etcd", "alone", "-n", "kube-system", "--type=merge", "-p", patch], None, words);
+    };
+    let hosted = json!({"spec": hosted(GOOD)}).to_string();
+    patch(&hosted, "spec.selfHosted: cannot be added");
+    patch(r#"{"spec":{"firstPort":23000}}"#, "spec.firstPort: cannot be changed");
+    api.ok(&["patch", "etcd", "alone", "-n", "kube-system", "--type=merge", "-p", r#"{"spec":{"firstPort":22379}}"#], None);
 }
 
 fn scaling(api: &Api) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use etcd_operator_client::clock;
 use etcd_operator_etcd::dial::{Dial, Grpc};
 use etcd_operator_etcd::wal::Owner;
-use etcd_operator_keeper::ask;
+use etcd_operator_keeper::ask::{self, Without};
 use futures::future::BoxFuture;
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -77,7 +77,7 @@ impl Host for Linux {
         endpoints: &'a [String],
         own: Owner,
     ) -> BoxFuture<'a, Result<(), String>> {
-        Box::pin(ask::others_are_a_quorum(pki, endpoints, own, ASK))
+        Box::pin(ask::others_are_a_quorum(pki, endpoints, own, Without::Down, ASK))
     }
 }
 

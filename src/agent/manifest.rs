@@ -146,11 +146,12 @@ fn on_disk(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
 /// What the manifest is made from, and whether the pod that runs is: `running` is what its keeper says.
 pub(crate) fn status(args: &AgentArgs, cluster: &str, running: Option<&str>) -> Result<Option<PodStatus>, Problem> {
     // What was removed by hand is about to be restored.
-    let there = match on_disk(args, cluster)? {
-        Some(there) => Some(there),
-        None => copy(args, cluster)?,
+    let (there, put_away) = match on_disk(args, cluster)? {
+        Some(there) => (Some(there), false),
+        None => (copy(args, cluster)?, true),
     };
     Ok(there.map(|copy| PodStatus {
+        put_away,
         runs: if copy.says_so { running.map(|digest| digest == copy.digest) } else { Some(true) },
         pod: copy.pod,
         message: String::new(),
@@ -191,7 +192,20 @@ fn read(text: String) -> Option<Copy> {
 
 /// Takes the manifest away; the copy stays. Returns whether there was one.
 pub(crate) fn remove(args: &AgentArgs, cluster: &str) -> Result<bool, Problem> {
+    is_ours(args, cluster)?;
     files::remove(&path(args, cluster))
+}
+
+/// Whether what lies at the manifest's place, if anything does, was written by an agent: torn or edited as it may be by now.
+pub(crate) fn is_ours(args: &AgentArgs, cluster: &str) -> Result<(), Problem> {
+    let path = path(args, cluster);
+    if !path.exists() || on_disk(args, cluster)?.is_some() || copy(args, cluster)?.is_some() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Reason::NodeFiles,
+        format!("{} is no manifest of this operator's, and is left alone: use another name for the EtcdCluster", path.display()),
+    ))
 }
 
 fn digest(inputs: &Inputs<'_>) -> Result<String, Problem> {

@@ -72,13 +72,21 @@ fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
 }
 
 /// Writes the certificates that belong to our keys. The CA first: with it a half-written set is at most refused, never wrong.
-pub(crate) fn install(pki: &Path, certificates: &Certificates) -> Result<(), Problem> {
+pub(crate) fn install(pki: &Path, certificates: &Certificates, etcd_runs: bool) -> Result<(), Problem> {
     let all = [
         ("peer", certificates.peer.as_deref()),
         ("server", certificates.server.as_deref()),
         ("client", Some(certificates.client.as_str())),
     ];
-    parse("ca", &certificates.ca)?;
+    let ca = parse("ca", &certificates.ca)?;
+    let there = files::read(&pki.join("ca.crt"))?.unwrap_or_default();
+    // etcd reads its certificates anew, but not whom it trusts.
+    if etcd_runs && parse("ca", &String::from_utf8_lossy(&there)).is_ok_and(|there| there.key != ca.key) {
+        return Err(Problem::new(
+            Reason::CertificateMismatch,
+            "spec.certificates.ca is another CA than the one that the etcd here runs with: it would be cut off from its peers, and keeps what it has",
+        ));
+    }
     for (kind, pem) in all {
         if let Some(pem) = pem {
             belongs(pki, kind, pem)?;
@@ -195,11 +203,11 @@ pub(crate) mod tests {
         let ca = ca();
         let ours = requests(dir.path(), "cp1", Servers::No).unwrap();
         let certificates = |client| Certificates { ca: ca.pem(), peer: None, server: None, client };
-        install(dir.path(), &certificates(sign(&ours.client, &ca))).unwrap();
+        install(dir.path(), &certificates(sign(&ours.client, &ca)), false).unwrap();
         let there = std::fs::read(dir.path().join("client.crt")).unwrap();
         let mut later = CertificateSigningRequestParams::from_pem(&ours.client).unwrap();
         later.params.not_before = (std::time::SystemTime::now() + std::time::Duration::from_secs(3600)).into();
-        let problem = install(dir.path(), &certificates(later.signed_by(&ca).unwrap().pem())).unwrap_err();
+        let problem = install(dir.path(), &certificates(later.signed_by(&ca).unwrap().pem()), false).unwrap_err();
         assert!(problem.message.contains("clock"), "{}", problem.message);
         assert_eq!(std::fs::read(dir.path().join("client.crt")).unwrap(), there);
     }
@@ -217,14 +225,22 @@ pub(crate) mod tests {
             server: Some(sign(ours.server.as_deref().unwrap(), &ca)),
             client: sign(&foreign.client, &ca),
         };
-        assert_eq!(install(dir.path(), &certificates).unwrap_err().reason, Reason::CertificateMismatch);
+        assert_eq!(install(dir.path(), &certificates, false).unwrap_err().reason, Reason::CertificateMismatch);
         assert!(!dir.path().join("peer.crt").exists(), "nothing of a set that does not fit is installed");
         certificates.client = sign(&ours.client, &ca);
-        install(dir.path(), &certificates).unwrap();
+        install(dir.path(), &certificates, false).unwrap();
         for file in ["ca.crt", "peer.crt", "server.crt", "client.crt"] {
             assert!(dir.path().join(file).exists(), "{file}");
         }
+        // While etcd runs it is not cut off from its peers.
+        let another = super::tests::ca();
+        let mut others = Certificates { ca: another.pem(), peer: None, server: None, client: sign(&ours.client, &another) };
+        assert!(install(dir.path(), &others, true).unwrap_err().message.contains("another CA"));
+        assert_eq!(std::fs::read_to_string(dir.path().join("ca.crt")).unwrap(), ca.pem());
+        others.ca = ca.pem();
+        others.client = sign(&ours.client, &ca);
+        install(dir.path(), &others, true).unwrap();
         certificates.ca = "-----BEGIN CERTIFICATE-----\nnonsense".into();
-        assert!(install(dir.path(), &certificates).is_err());
+        assert!(install(dir.path(), &certificates, false).is_err());
     }
 }

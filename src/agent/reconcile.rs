@@ -278,7 +278,7 @@ fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look:
     }
     // Certificates.
     let certified = match &spec.certificates {
-        Some(certificates) => match pki::install(&pki, certificates) {
+        Some(certificates) => match pki::install(&pki, certificates, spec.role != Role::Boot && seat::is_up(&paths)) {
             Ok(()) => true,
             Err(problem) => {
                 seen.problems.push(problem);

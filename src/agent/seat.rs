@@ -15,6 +15,7 @@ use etcd_operator_keeper::contract::{
     DrainStep, EtcdSettings, FORMAT, HandOver, HandOverStep, OneShot, Order, Paths, Permission, PermissionKind, Phase,
     QUOTA_BYTES, Restart, Run, State, Unless,
 };
+use etcd_operator_keeper::order::address as keeper_address;
 
 use crate::binary::Binary;
 use crate::files;
@@ -23,6 +24,7 @@ use crate::manifest::{self, Replace};
 use crate::node::AgentArgs;
 use crate::problem::{Problem, Reason};
 use crate::proof;
+use crate::validate::DATASTORE_PORT;
 
 /// Carries the seat out. Certificates must be in place. `asked` is what the other members said when they were asked for [`wants_replacement`].
 pub(crate) fn apply(
@@ -33,6 +35,7 @@ pub(crate) fn apply(
     asked: Option<&Asked>,
 ) -> Result<(), Problem> {
     let (cluster, paths) = (&member.spec.cluster_name, args.paths(&member.spec.cluster_name));
+    manifest::is_ours(args, cluster)?;
     copy_keeper(args, &paths)?;
     write_order(&paths, member.spec.lineage, seat)?;
     // After the order, which must reach the keeper also where there is no room for another binary: one that is not there is not run.
@@ -50,6 +53,11 @@ pub(crate) fn apply(
         tracing::info!(%cluster, image = seat.pod.image, "static pod manifest written");
     }
     offered.and(proven)
+}
+
+/// Whether the keeper says that its etcd runs.
+pub(crate) fn is_up(paths: &Paths) -> bool {
+    files::read_json::<State>(&paths.state()).ok().flatten().is_some_and(|state| runs(&state))
 }
 
 fn runs(state: &State) -> bool {
@@ -94,6 +102,8 @@ pub(crate) async fn ask(agent: &Agent, member: &EtcdMember) -> Option<Asked> {
 
 /// The keeper's word (`keeper/table.rs`) for a removed member of which nothing is left to be archived.
 const MEMBER_REMOVED: &str = "MemberRemoved";
+/// The same where its cluster is deleted, and what lies there is not its member's.
+const OTHERS_DATA: &str = "OthersDataStays";
 
 /// Where the member of a seat is to listen.
 pub(crate) fn address(member: &EtcdMember) -> Option<std::net::IpAddr> {
@@ -117,7 +127,8 @@ pub(crate) fn give_back(args: &AgentArgs, member: &EtcdMember, seat: &Seat) -> R
     let is_archived = |state: &State| match &seat.order.archive {
         Some(id) => {
             let has_seen = (state.order_lineage, state.order_sequence) >= (wanted.lineage, wanted.sequence);
-            state.consumed.contains(id) || has_seen && (state.reason == MEMBER_REMOVED || !has_log)
+            state.consumed.contains(id)
+                || has_seen && ([MEMBER_REMOVED, OTHERS_DATA].contains(&state.reason.as_str()) || !has_log)
         }
         None => true,
     };
@@ -163,6 +174,14 @@ fn offer_keeper(args: &AgentArgs, binary: &Binary, paths: &Paths, seat: &Seat) -
 fn write_order(paths: &Paths, lineage: i64, seat: &Seat) -> Result<(), Problem> {
     let wanted = Order { keeper: seat.keeper.clone(), ..order(lineage, &seat.order) };
     if let Some(current) = files::read_json::<Order>(&paths.order())? {
+        // Whatever the controller believes that this EtcdCluster is.
+        let is_datastores = |url: &str| keeper_address(url).is_some_and(|address| address.port() == DATASTORE_PORT);
+        if is_datastores(&current.etcd.client_url) && !is_datastores(&wanted.etcd.client_url) {
+            return Err(Problem::new(
+                Reason::OrderOlder,
+                "the order on this node is of the cluster's own datastore, and the spec's of another cluster: it was not written; give EtcdCluster and EtcdMembers back as they were",
+            ));
+        }
         if (wanted.lineage, wanted.sequence) < (current.lineage, current.sequence) {
             return Err(Problem::new(
                 Reason::OrderOlder,
@@ -208,6 +227,7 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
         bootstrap,
         drain,
         archive,
+        retire,
         restart,
     } = spec.clone();
     let once = |id: Option<String>| id.map(|id| OneShot { id });
@@ -240,6 +260,7 @@ fn order(lineage: i64, spec: &OrderSpec) -> Order {
         permission: bootstrap.map(|id| Permission { id, kind: PermissionKind::Bootstrap }),
         drain: once(drain),
         archive: once(archive),
+        retire,
         restart: restart.map(|RestartSpec { id, overruled }| Restart {
             id,
             unless: if overruled { Unless::Never } else { Unless::QuorumLost },
@@ -374,6 +395,40 @@ mod tests {
         }
         // Given away again: the very same pod.
         assert!(manifest::apply(&args, &member.spec.cluster_name, &seat, None, Replace::Idle).unwrap());
+    }
+
+    #[test]
+    fn what_another_program_has_put_there_stays_and_the_datastores_order_is_no_other_clusters() {
+        let root = tempfile::tempdir().unwrap();
+        let mut args = testing::args(root.path());
+        args.keeper_binary = root.path().join("binary");
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        std::fs::write(&args.keeper_binary, "one").unwrap();
+        let mut member = testing::member();
+        let paths = args.paths(&member.spec.cluster_name);
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let binary = Binary::new(args.keeper_binary.clone());
+        let manifest = args.static_pods().join(format!("etcd-{}.yaml", member.spec.cluster_name));
+        std::fs::write(&manifest, "kind: Pod").unwrap();
+        let seat = member.spec.seat.clone().unwrap();
+        let problem = apply(&args, &binary, &member, &seat, None).unwrap_err();
+        assert!(problem.reason == Reason::NodeFiles && problem.message.contains("use another name"), "{problem:?}");
+        assert!(!paths.order().exists(), "no keeper waits for it");
+        // Also once the seat is given back, and an order of before lies there.
+        write_order(&paths, member.spec.lineage, &seat).unwrap();
+        member.spec.role = Role::Candidate;
+        let mut gone = seat.clone();
+        (gone.order.run, gone.order.sequence) = (RunSpec::Stop, seat.order.sequence + 1);
+        assert!(give_back(&args, &member, &gone).is_err());
+        assert_eq!(std::fs::read_to_string(&manifest).unwrap(), "kind: Pod");
+
+        // The order of the datastore: another cluster of its name gets none here, however high it counts.
+        let mut other = seat.clone();
+        (other.order.sequence, other.order.client_url) = (99, seat.order.client_url.replace(":2379", ":22379"));
+        assert_ne!(other.order.client_url, seat.order.client_url);
+        let problem = write_order(&paths, member.spec.lineage, &other).unwrap_err();
+        assert!(problem.message.contains("the cluster's own datastore"), "{problem:?}");
+        assert_eq!(written(&paths).etcd.client_url, seat.order.client_url);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub(crate) fn member() -> EtcdMember {
                     bootstrap: None,
                     drain: None,
                     archive: None,
+                    retire: false,
                 },
             }),
             boot: None,

@@ -20,6 +20,8 @@ const ID: usize = 63;
 const ENTRIES: usize = 64;
 /// Longest annotation.
 const ANNOTATION: usize = 4096;
+/// Client port of the cluster's own datastore (`controller/members.rs`).
+pub(crate) const DATASTORE_PORT: u16 = 2379;
 /// More members than any etcd has.
 const MAX_MEMBERS: u16 = 64;
 /// Longest PEM of one kind.
@@ -126,6 +128,13 @@ fn check_order(order: &OrderSpec, node: &str, generation: i64) -> Result<(), Pro
     // It names a directory beside the archive and other members: exactly this one, nothing that merely looks like a name.
     if order.member_name != format!("{node}-{generation}") {
         return Err(bad("spec.seat.order.memberName", "must be <spec.nodeName>-<spec.generation>"));
+    }
+    if order.retire && (order.run != RunSpec::Stop || order.archive.is_none()) {
+        return Err(bad("spec.seat.order.retire", "goes with run: Stop and archive"));
+    }
+    // Whatever the controller believes.
+    if order.retire && endpoint("", &order.client_url).is_ok_and(|address| address.port() == DATASTORE_PORT) {
+        return Err(bad("spec.seat.order.retire", "must not be set for the cluster's own datastore (client port 2379)"));
     }
     endpoint("spec.seat.order.peerURL", &order.peer_url)?;
     endpoint("spec.seat.order.clientURL", &order.client_url)?;

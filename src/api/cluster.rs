@@ -24,6 +24,10 @@ use crate::condition::Condition;
     scale = r#"{"specReplicasPath":".spec.size","statusReplicasPath":".status.size","labelSelectorPath":".status.selector"}"#,
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40")
         .message("metadata.name: at most 40 lower case letters, digits and '-', as names of pods and files are made from it"),
+    validation = Rule::new("has(oldSelf.spec.selfHosted) || !has(self.spec.selfHosted) || !has(self.status) || !has(self.status.firstPort)")
+        .message("spec.selfHosted: cannot be added; this cluster has begun on its own, without a boot etcd to move away from"),
+    validation = Rule::new("!has(self.spec.firstPort) || !has(oldSelf.status) || !has(oldSelf.status.firstPort) || self.spec.firstPort == oldSelf.status.firstPort")
+        .message("spec.firstPort: cannot be changed; the members' URLs are made from status.firstPort"),
     printcolumn = r#"{"name":"Size","type":"integer","jsonPath":".spec.size"}"#,
     printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.size"}"#,
     printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.currentVersion"}"#,
@@ -38,6 +42,12 @@ use crate::condition::Condition;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(oldSelf.selfHosted) || has(self.selfHosted)")
     .message("spec.selfHosted: cannot be taken away; the cluster's API server depends on this etcd"))]
+#[x_kube(validation = Rule::new("has(self.selfHosted) || !has(self.TLS) || !has(self.TLS.ca) || self.TLS.ca.secretName != 'etcd-ca'")
+    .message("spec.TLS.ca.secretName: etcd-ca is the CA of the cluster's own datastore; name another Secret, or leave it out: one is made"))]
+#[x_kube(validation = Rule::new("!has(self.firstPort) || !has(self.selfHosted)")
+    .message("spec.firstPort: not with spec.selfHosted, whose members listen on 2379 to 2383"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.firstPort) || (has(self.firstPort) && self.firstPort == oldSelf.firstPort)")
+    .message("spec.firstPort: cannot be changed; the members' URLs are made from it"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.TLS) || !has(oldSelf.TLS.ca) || (has(self.TLS) && has(self.TLS.ca) && self.TLS.ca == oldSelf.TLS.ca)")
     .message("spec.TLS.ca: cannot be changed yet; members that trust different CAs could not talk to each other"))]
 pub struct EtcdClusterSpec {
@@ -68,6 +78,14 @@ pub struct EtcdClusterSpec {
     /// This etcd is the cluster's own datastore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub self_hosted: Option<SelfHosted>,
+    /// The first of the five ports that each member takes on its node: client, peer, metrics, clients over HTTP, probes (the last three on loopback). Unset: the
+    /// lowest free of 22379, 22389, …. Only without selfHosted, and only where the operator may host such clusters (`deploy/standalone.yaml`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self >= 1024 && self <= 65531")
+        .message("spec.firstPort: must be 1024 to 65531, as five ports from there on are taken"))]
+    #[x_kube(validation = Rule::new("self < 2375 || self > 2383")
+        .message("spec.firstPort: 2379 to 2383 are those of the cluster's own datastore"))]
+    pub first_port: Option<i32>,
     /// Certificates.
     #[serde(default, rename = "TLS", skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsPolicy>,
@@ -273,6 +291,12 @@ pub struct EtcdClusterStatus {
     /// Which life of the cluster; raised by each recovery or restore.
     #[serde(default)]
     pub lineage: i64,
+    /// The first of the five ports of its members; only without selfHosted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_port: Option<i32>,
+    /// The one beginning of a cluster without selfHosted: never a second one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founding: Option<Founding>,
     /// Client URLs of the ready voters; never empty once there is one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
@@ -289,6 +313,22 @@ pub struct EtcdClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// The first member of a cluster without selfHosted.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Founding {
+    /// Its node.
+    pub node: String,
+    /// What etcd makes the cluster's ID of (`--initial-cluster-token`), and the ID of the permission.
+    pub token: String,
+    /// The ID that this member will have, hex.
+    #[serde(rename = "memberID")]
+    pub member_id: String,
+    /// The ID that the cluster will have, hex.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
 }
 
 /// Members by readiness, names as etcd lists them.
@@ -441,7 +481,7 @@ impl EtcdClusterSpec {
         self.version.strip_prefix('v').unwrap_or(&self.version)
     }
 
-    /// Name of the CA's Secret.
+    /// Name of the CA's Secret, of a cluster with selfHosted. That of another one defaults to one of its own.
     #[must_use]
     pub fn ca_secret(&self) -> &str {
         self.tls.as_ref().and_then(|t| t.ca.as_ref()).map_or(DEFAULT_CA_SECRET, |ca| &ca.secret_name)

@@ -212,6 +212,9 @@ pub struct OrderSpec {
     /// ID of an order to archive the data of this removed member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<String>,
+    /// The same of a member that was not removed: its whole cluster is deleted. Only with `run: Stop`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retire: bool,
 }
 
 /// An order to restart etcd once.
@@ -374,6 +377,7 @@ pub struct EtcdMemberStatus {
 
 /// The static pod on a node.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     /// What its manifest was made from.
     #[serde(flatten)]
@@ -384,6 +388,9 @@ pub struct PodStatus {
     /// Why spec.seat.rollOut is not carried out yet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Its manifest is not there (any more): the kubelet runs none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_away: bool,
 }
 
 /// An image that was run on a node.

@@ -14,8 +14,8 @@ use kube::ResourceExt;
 use super::memory::Memory;
 use super::observe::View;
 use super::{
-    Context, ControllerError, corrupt, etcd, leader, members, pods, preflight, progress, readdress, remove, settings, stopper,
-    structure,
+    Context, ControllerError, corrupt, etcd, found, leader, members, pods, preflight, progress, readdress, remove, settings,
+    stopper, structure,
 };
 use crate::clock;
 
@@ -39,6 +39,7 @@ pub(crate) async fn act(context: &Context, view: &View, memory: &mut Memory, ste
         Step::RunPreflight => preflight::start(context, view, memory).await.map(done),
         Step::SnapshotBoot => snapshot_boot(context, view).await.map(done),
         Step::AssignSeats { nodes } => assign_seats(context, view, nodes).await.map(done),
+        Step::Found { node } => found::act(context, view, node).await,
         Step::AddLearner { node } => add_learner(view, memory, node).await,
         Step::StartMember { node, member } => start_member(context, view, node, *member).await.map(done),
         Step::CountClients => count_clients(context, view, memory).await.map(done),
@@ -122,20 +123,23 @@ async fn snapshot_boot(context: &Context, view: &View) -> Result<(), ControllerE
 }
 
 async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Result<(), ControllerError> {
-    let nonce = members::unique("seat");
+    let nonce = members::ask(found::ASK, view.now_ms);
     let max_learners = max_learners(view);
     for name in nodes {
         let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
         let Some(member) = view.member_of(&name.0) else { continue };
         let Some(ip) = readdress::own_ips(view, node).first().copied() else { continue };
-        let generation = next_generation(view, member, &name.0);
-        let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence) + 1;
+        let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|_| view.is_standalone());
+        let (lineage, last) = keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence));
+        // Of a cluster of the same name that was here before, a generation may have left data: none is used twice.
+        let generation = next_generation(view, member, &name.0).max(if member.spec.generation == 0 { last + 1 } else { 0 });
+        let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence).max(last) + 1;
         let mut seat = new_seat(view, &name.0, ip, generation);
         (seat.order.sequence, seat.order.max_learners) = (sequence, max_learners);
         members::change(context, member, |spec| {
             spec.role = Role::Member;
             spec.generation = generation;
-            spec.lineage = view.status.lineage.max(1);
+            spec.lineage = view.status.lineage.max(lineage).max(1);
             spec.nonce.clone_from(&nonce);
             spec.seat = Some(seat.clone());
         })
@@ -146,9 +150,10 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
 
 /// A seat as the spec wants it, whose etcd does not run yet.
 pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> Seat {
+    let ports = view.ports();
     Seat {
         pod: pods::of_new(view),
-        probe_port: members::PROBE_PORT,
+        probe_port: ports.probe,
         measure_data: false,
         // The agent's first copy; what an older one has left there is handed over once the member votes.
         keeper: None,
@@ -162,16 +167,17 @@ pub(crate) fn new_seat(view: &View, node: &str, ip: IpAddr, generation: i64) -> 
             cluster_id: None,
             member_id: None,
             member_name: format!("{node}-{generation}"),
-            peer_url: members::url(ip, members::PEER_PORT),
-            client_url: members::url(ip, members::CLIENT_PORT),
-            metrics_port: members::METRICS_PORT,
-            client_http_port: members::CLIENT_HTTP_PORT,
+            peer_url: members::url(ip, ports.peer),
+            client_url: members::url(ip, ports.client),
+            metrics_port: ports.metrics,
+            client_http_port: ports.client_http,
             max_learners: max_learners(view),
             settings: Some(settings::of_new(view)),
             ask: Vec::new(),
             bootstrap: None,
             drain: None,
             archive: None,
+            retire: false,
             restart: None,
         },
     }
@@ -282,6 +288,8 @@ async fn start_member(context: &Context, view: &View, node: &NodeName, id: plan:
             seat.order.cluster_id = Some(reading.cluster_id.to_string());
             seat.order.member_id = Some(id.to_string());
             seat.order.ask.clone_from(&ask);
+            // It has begun, and must never begin again.
+            seat.order.bootstrap = None;
         }
     })
     .await

@@ -9,7 +9,7 @@ use etcd_operator_etcd::client::MemberStatus;
 
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members};
+use super::{Context, ControllerError, api_error, clients, members};
 
 /// Client URLs of the voters that answer and know a leader, boot among them as long as it is listed, by IP.
 pub(crate) fn ready_voters(view: &View) -> Vec<String> {
@@ -36,6 +36,7 @@ pub(crate) async fn publish(context: &Context, view: &View, memory: &mut Memory)
         metadata: ObjectMeta {
             name: Some(name.clone()),
             labels: Some(BTreeMap::from([(members::CLUSTER_LABEL.to_owned(), view.name())])),
+            owner_references: clients::owners(view),
             ..ObjectMeta::default()
         },
         data: Some(BTreeMap::from([("etcd-servers".to_owned(), urls.join(","))])),

@@ -9,6 +9,7 @@ use etcd_operator_plan::quorum_of;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members, readdress};
+use super::{Context, ControllerError, api_error, clients, members, readdress};
 
 /// What a guard runs, as this controller does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl GuardImage {
 }
 
 /// What is guarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Guarded {
     cluster: String,
     /// Nodes with a voter, and the port of its keeper's probes.
@@ -52,6 +53,8 @@ pub(crate) struct Guarded {
     /// Taints of these nodes that are not Kubernetes' own: a guard that finds no place would count as one that was evicted.
     taints: BTreeSet<String>,
     image: GuardImage,
+    /// They go with the cluster, unless it is the datastore.
+    owners: Option<Vec<OwnerReference>>,
 }
 
 /// How often it is looked whether they are still what they should be, ms.
@@ -60,11 +63,20 @@ const LOOK_MS: u64 = 300_000;
 /// Applies them where they changed, and where somebody changed them. Not before boot is out: the quorum is its, too.
 pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
     let Some(nodes) = voters(view).filter(|_| !view.cluster.spec.paused) else { return Ok(()) };
+    apply(context, view, memory, nodes).await
+}
+
+/// Nothing is held back any more: the cluster is about to end.
+pub(crate) async fn lift(context: &Context, view: &View, memory: &mut Memory) -> Result<(), ControllerError> {
+    apply(context, view, memory, BTreeMap::new()).await
+}
+
+async fn apply(context: &Context, view: &View, memory: &mut Memory, nodes: BTreeMap<String, i32>) -> Result<(), ControllerError> {
     if memory.guard_image.is_none() {
         memory.guard_image = Some(GuardImage::own(&context.client, &context.args.namespace, &context.args.holder).await?);
     }
     let Some(Some(image)) = memory.guard_image.clone() else { return Ok(()) };
-    let wanted = Guarded { cluster: view.name(), taints: taints(view, &nodes), nodes, image };
+    let wanted = Guarded { cluster: view.name(), taints: taints(view, &nodes), nodes, image, owners: clients::owners(view) };
     let name = format!("etcd-guard-{}", wanted.cluster);
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), &context.args.namespace);
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &context.args.namespace);
@@ -126,6 +138,14 @@ fn labels(guarded: &Guarded) -> Value {
     json!({"app.kubernetes.io/name": "etcd-operator", "app.kubernetes.io/component": "guard", members::CLUSTER_LABEL: guarded.cluster})
 }
 
+fn metadata(guarded: &Guarded) -> Value {
+    let name = format!("etcd-guard-{}", guarded.cluster);
+    match &guarded.owners {
+        None => json!({"name": name, "labels": labels(guarded)}),
+        Some(owners) => json!({"name": name, "labels": labels(guarded), "ownerReferences": owners}),
+    }
+}
+
 /// Of one member there is nothing to guard: its node can only be drained as a whole.
 fn how_many(guarded: &Guarded) -> usize {
     if guarded.nodes.len() < 2 { 0 } else { guarded.nodes.len() }
@@ -140,7 +160,7 @@ fn budget(guarded: &Guarded) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {"name": format!("etcd-guard-{}", guarded.cluster), "labels": labels(guarded)},
+        "metadata": metadata(guarded),
         "spec": {
             "minAvailable": available(guarded),
             "selector": {"matchLabels": labels(guarded)},
@@ -177,7 +197,7 @@ fn deployment(guarded: &Guarded) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": format!("etcd-guard-{}", guarded.cluster), "labels": labels},
+        "metadata": metadata(guarded),
         "spec": {
             "replicas": how_many(guarded),
             "selector": {"matchLabels": labels},
@@ -228,7 +248,13 @@ mod tests {
     fn guarded(nodes: &[&str]) -> Guarded {
         let image = GuardImage { image: "op:v1".into(), pull_secrets: vec!["pull".into()] };
         let taints = BTreeSet::from(["dedicated".to_owned()]);
-        Guarded { cluster: "kube-etcd".into(), taints, nodes: nodes.iter().map(|n| ((*n).to_owned(), 2383)).collect(), image }
+        Guarded {
+            cluster: "kube-etcd".into(),
+            taints,
+            nodes: nodes.iter().map(|n| ((*n).to_owned(), 2383)).collect(),
+            image,
+            owners: None,
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{EtcdMember, EtcdMemberSpec, OrderSpec, Role};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::{ObjectMeta, PostParams};
 
@@ -10,12 +11,35 @@ use super::{Context, ControllerError, api_error};
 
 /// Label on EtcdMembers and pods that names the cluster.
 pub(crate) const CLUSTER_LABEL: &str = "etcd.database.coreos.com/cluster";
-/// Ports of a member on its node. 2379 and 2380 are etcd's own; 2381 is where kubeadm has its metrics.
-pub(crate) const CLIENT_PORT: u16 = 2379;
-pub(crate) const PEER_PORT: u16 = 2380;
-pub(crate) const METRICS_PORT: u16 = 2381;
-pub(crate) const CLIENT_HTTP_PORT: u16 = 2382;
-pub(crate) const PROBE_PORT: u16 = 2383;
+/// Ports of a member on its node, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) client: u16,
+    pub(crate) peer: u16,
+    /// The last three on loopback.
+    pub(crate) metrics: u16,
+    pub(crate) client_http: u16,
+    pub(crate) probe: u16,
+}
+
+impl Ports {
+    /// So many there are.
+    pub(crate) const COUNT: u16 = 5;
+    /// The highest first one.
+    pub(crate) const LAST: u16 = u16::MAX - Self::COUNT + 1;
+    /// Of the cluster's own datastore: 2379 and 2380 are etcd's own; 2381 is where kubeadm has its metrics.
+    pub(crate) const SELF_HOSTED: Self = Self::from(2379);
+
+    /// Those from here on.
+    pub(crate) const fn from(first: u16) -> Self {
+        Self { client: first, peer: first + 1, metrics: first + 2, client_http: first + 3, probe: first + 4 }
+    }
+}
+
+/// Whether an object was made for this cluster, and is no stranger's of the same name.
+pub(crate) fn is_of(object: &impl kube::Resource, cluster: &str) -> bool {
+    object.meta().labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL)).is_some_and(|label| label == cluster)
+}
 
 /// Name of the EtcdMember of a node.
 pub(crate) fn name_of(cluster: &str, node: &str) -> String {
@@ -27,10 +51,16 @@ pub(crate) fn boot_name(cluster: &str) -> String {
     format!("{cluster}-boot")
 }
 
-/// Creates an EtcdMember that doesn't exist.
-pub(crate) async fn create(context: &Context, name: &str, spec: EtcdMemberSpec) -> Result<EtcdMember, ControllerError> {
+/// Creates an EtcdMember that doesn't exist; one with owners goes with them.
+pub(crate) async fn create(
+    context: &Context,
+    name: &str,
+    owners: Option<Vec<OwnerReference>>,
+    spec: EtcdMemberSpec,
+) -> Result<EtcdMember, ControllerError> {
     let labels = [(CLUSTER_LABEL.to_owned(), spec.cluster_name.clone())].into();
-    let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+    let metadata =
+        ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), owner_references: owners, ..ObjectMeta::default() };
     let member = EtcdMember { metadata, spec, status: None };
     match context.members().create(&PostParams::default(), &member).await {
         Err(error) if is_conflict(&error) => labelled(context, &member).await,
@@ -82,6 +112,21 @@ pub(crate) async fn change(
             Err(error) => return Err(api_error(what)(error)),
         }
     }
+}
+
+/// Gives an EtcdMember an owner, with which it goes.
+pub(crate) async fn own(
+    context: &Context,
+    member: &EtcdMember,
+    owners: Option<Vec<OwnerReference>>,
+) -> Result<(), ControllerError> {
+    if owners.is_none() || member.metadata.owner_references == owners {
+        return Ok(());
+    }
+    let mut owned = member.clone();
+    owned.metadata.owner_references = owners;
+    let done = context.members().replace(&member.name_any(), &PostParams::default(), &owned).await;
+    done.map(drop).map_err(api_error("giving an EtcdMember its owner"))
 }
 
 /// Changes the order of a seat; its sequence goes up if anything changes.

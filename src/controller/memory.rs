@@ -17,6 +17,12 @@ pub(crate) type Shared = Arc<tokio::sync::Mutex<Memory>>;
 
 /// Memory of one cluster.
 pub(crate) struct Memory {
+    /// Since when this is kept, ms: what was said before says nothing of now.
+    pub(crate) since_ms: u64,
+    /// Why a new cluster cannot be taken over yet.
+    pub(crate) not_taken_over: Option<String>,
+    /// The UID of the EtcdCluster that this is about: another one of the same name is another cluster.
+    pub(crate) uid: Option<String>,
     /// When the last pass began, ms.
     pub(crate) last_ms: u64,
     /// The turn of leading that it belongs to: what was seen in an earlier one is of somebody else's time.
@@ -68,12 +74,16 @@ pub(crate) struct Memory {
     pub(crate) signalled_since: Option<u64>,
     /// The endpoints that this process has published.
     pub(crate) published: Vec<String>,
+    /// Port and endpoints behind the Service that this process has published, and when, ms.
+    pub(crate) served: Option<((u16, Vec<String>), u64)>,
     /// The image of guards: `None` = not looked for, `Some(None)` = there is none.
     pub(crate) guard_image: Option<Option<GuardImage>>,
     /// What this process has guards for, and when they were looked at last, ms.
     pub(crate) guarded: Option<(Guarded, u64)>,
     /// Why the guards could not be applied, as last told.
     pub(crate) guards_failed: String,
+    /// The same of what its clients need.
+    pub(crate) clients_failed: String,
     /// Nodes whose certificate requests cannot be signed, and why.
     pub(crate) unsigned: BTreeMap<String, String>,
     /// Since when all new members have been listening (ms), as long as the status does not say it.
@@ -125,9 +135,14 @@ impl Memory {
             etcd_silent: None,
             signalled_since: None,
             published: Vec::new(),
+            served: None,
+            uid: None,
+            since_ms: crate::clock::now_ms(),
+            not_taken_over: None,
             guard_image: None,
             guarded: None,
             guards_failed: String::new(),
+            clients_failed: String::new(),
             unsigned: BTreeMap::new(),
             listening_since: None,
             count: None,
@@ -135,6 +150,11 @@ impl Memory {
             hold_since: None,
             last_event: String::new(),
         }
+    }
+
+    /// It was about another cluster.
+    pub(crate) fn forget(&mut self) {
+        *self = Self::new(self.dial.clone(), self.turn);
     }
 
     /// The pivot was aborted: the next one begins anew.

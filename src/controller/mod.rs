@@ -2,10 +2,12 @@
 //! node. One pass takes at most one disruptive step and never sleeps; what it learned is derived again in the next one.
 
 mod act;
+mod clients;
 mod corrupt;
 mod endpoints;
 mod etcd;
 mod figures;
+mod found;
 mod guards;
 mod hand_over;
 mod leader;
@@ -22,6 +24,7 @@ mod preflight;
 mod progress;
 mod readdress;
 mod remove;
+mod retire;
 mod settings;
 mod status;
 mod stopper;
@@ -82,6 +85,8 @@ pub struct ControllerArgs {
     pub metrics: Metrics,
     /// Where that is served; `None` = nowhere.
     pub metrics_address: Option<SocketAddr>,
+    /// Whether clusters without `selfHosted` are honoured, too.
+    pub standalone: bool,
     /// SHA-256 (hex) of the controller's own binary, which all keepers are to be; `None` = read at the start.
     pub binary: Option<String>,
 }
@@ -139,6 +144,8 @@ pub(crate) struct Context {
     pub(crate) args: ControllerArgs,
     pub(crate) recorder: Recorder,
     pub(crate) lease: lease::Claim,
+    /// Held while ports are chosen.
+    pub(crate) ports: tokio::sync::Mutex<()>,
     dial: Arc<dyn Dial>,
     memories: Mutex<HashMap<String, memory::Shared>>,
     stopping: AtomicBool,
@@ -214,6 +221,7 @@ pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, to
         client: client.clone(),
         lease: lease.clone(),
         dial: Arc::new(measured::Measured { inner: dial, metrics: args.metrics.clone() }),
+        ports: tokio::sync::Mutex::default(),
         memories: Mutex::default(),
         stopping: AtomicBool::new(false),
         asides: AtomicU32::new(0),

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use etcd_operator_api::member::{EtcdMember, Role};
+use etcd_operator_api::cluster::DEFAULT_CA_SECRET;
+use etcd_operator_api::member::{EtcdMember, OrderSpec, Role};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
 use etcd_operator_etcd::client::{Member, MemberStatus};
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
@@ -13,8 +14,10 @@ use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt};
 
 use super::etcd::{self, Reading};
+use super::found::Kind;
+use super::members::Ports;
 use super::memory::Memory;
-use super::{Context, ControllerArgs, ControllerError, api_error, members, pods, preflight, progress};
+use super::{Context, ControllerArgs, ControllerError, api_error, clients, found, members, pods, preflight, progress};
 use crate::clock;
 use crate::pki::{self, Ca};
 
@@ -29,6 +32,8 @@ pub(crate) struct View {
     pub(crate) now_ms: u64,
     /// The EtcdCluster.
     pub(crate) cluster: EtcdCluster,
+    /// What it is the object of.
+    pub(crate) kind: Kind,
     /// Its status (never absent here).
     pub(crate) status: EtcdClusterStatus,
     /// All nodes.
@@ -93,6 +98,22 @@ impl View {
         self.members.iter().find(|m| m.spec.role == Role::Boot)
     }
 
+    /// Whether it is no pivot's cluster.
+    pub(crate) fn is_standalone(&self) -> bool {
+        self.kind == Kind::Standalone
+    }
+
+    /// The ports of its members.
+    pub(crate) fn ports(&self) -> Ports {
+        if !self.is_standalone() {
+            return Ports::SELF_HOSTED;
+        }
+        let written = || self.status.first_port.and_then(|port| u16::try_from(port).ok());
+        let first = found::first_port(&self.members).or_else(written).filter(|port| *port <= Ports::LAST);
+        // Before they are given none is used.
+        first.map_or(Ports::SELF_HOSTED, Ports::from)
+    }
+
     /// Boot's client endpoint, in a pivot.
     pub(crate) fn boot_endpoint(&self) -> Option<&str> {
         self.cluster.spec.self_hosted.as_ref().map(|s| s.boot_member_client_endpoint.as_str())
@@ -148,7 +169,21 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
         .filter(|n| !ips(n).is_empty())
         .cloned()
         .collect();
-    let ca = ca(context, &cluster, memory, now_ms).await?.and_then(|ca| same_ca(&cluster, &list.items, ca));
+    let kind = Kind::of(&cluster, &list.items);
+    let secret = ca_secret(&cluster, &kind);
+    let is_new = kind == Kind::Standalone && !found::is_begun(&status, &list.items);
+    let ca = match &kind {
+        Kind::Unclear { why } => Err(why.clone()),
+        Kind::Standalone if secret == DEFAULT_CA_SECRET => Err(format!(
+            "spec.TLS.ca.secretName: {secret} is the CA of the cluster's own datastore; name another Secret, or leave it out: one is made"
+        )),
+        Kind::Datastore | Kind::Standalone => ca(context, &cluster, &kind, &secret, is_new, memory, now_ms).await?,
+    };
+    let ca = ca.and_then(|ca| same_ca(&cluster, &list.items, &secret, ca));
+    let ca = match ca {
+        Ok(ca) if is_new => own_ca(context, &cluster.name_any(), &secret, ca).await?,
+        ca => ca,
+    };
     let is_checked = status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some());
     let pod_security = if cluster.spec.self_hosted.is_some() && !is_checked { pod_security(context).await? } else { None };
 
@@ -157,6 +192,7 @@ pub(crate) async fn observe(context: &Context, name: &str, memory: &mut Memory) 
     let mut view = View {
         now_ms,
         cluster,
+        kind,
         status,
         all_nodes,
         nodes,
@@ -198,30 +234,50 @@ async fn pod_security(context: &Context) -> Result<Option<String>, ControllerErr
     Ok(namespace.and_then(|n| n.labels().get("pod-security.kubernetes.io/enforce").cloned()))
 }
 
+/// Name of the CA's Secret. The default of a cluster that is not the datastore is its own, and never that of the datastore.
+pub(crate) fn ca_secret(cluster: &EtcdCluster, kind: &Kind) -> String {
+    let is_named = cluster.spec.tls.as_ref().is_some_and(|tls| tls.ca.is_some());
+    match kind {
+        Kind::Standalone if !is_named => clients::ca_name(&cluster.name_any()),
+        Kind::Datastore | Kind::Standalone | Kind::Unclear { .. } => cluster.spec.ca_secret().to_owned(),
+    }
+}
+
 async fn ca(
     context: &Context,
     cluster: &EtcdCluster,
+    kind: &Kind,
+    name: &str,
+    is_new: bool,
     memory: &mut Memory,
     now_ms: u64,
 ) -> Result<Result<Arc<Ca>, String>, ControllerError> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.namespace);
-    let name = cluster.spec.ca_secret();
     let found = match api.get_opt(name).await {
         Err(kube::Error::Api(status)) if status.code == 403 => {
-            return Ok(Err(format!(
-                "the controller may not read Secret {name}: add it to the resourceNames in deploy/rbac-controller.yaml, or name it {} ({})",
-                etcd_operator_api::cluster::DEFAULT_CA_SECRET,
-                status.message
-            )));
+            let way = match kind {
+                Kind::Standalone => "kubectl apply -f deploy/standalone.yaml".to_owned(),
+                Kind::Datastore | Kind::Unclear { .. } => {
+                    format!("add it to the resourceNames in deploy/rbac-controller.yaml, or name it {DEFAULT_CA_SECRET}")
+                }
+            };
+            return Ok(Err(format!("the controller may not read Secret {name}: {way} ({})", status.message)));
         }
         other => other.map_err(api_error("reading the CA's Secret"))?,
     };
     let Some(secret) = found else {
+        let whose = if *kind == Kind::Standalone { "the members'" } else { "boot's" };
         return Ok(Err(format!(
-            "Secret {name} does not exist in {}; create it from the CA that signed boot's certificates: kubectl -n {} create secret tls {name} --cert=ca.crt --key=ca.key",
+            "Secret {name} does not exist in {}; create it from the CA that signed {whose} certificates: kubectl -n {} create secret tls {name} --cert=ca.crt --key=ca.key",
             context.args.namespace, context.args.namespace
         )));
     };
+    // Of one that has begun `same_ca` decides.
+    if is_new && name == clients::ca_name(&cluster.name_any()) && !members::is_of(&secret, &cluster.name_any()) {
+        return Ok(Err(format!(
+            "Secret {name}, in which the cluster's own CA would be, is there and is not this cluster's: delete it, or name it in spec.TLS.ca.secretName"
+        )));
+    }
     let version = secret.meta().resource_version.clone().unwrap_or_default();
     if let Some((known, ca, _)) = &memory.ca
         && *known == version
@@ -243,18 +299,34 @@ async fn ca(
     })
 }
 
+/// Whoever has a certificate of a CA may do anything in a cluster that trusts it: no new cluster shares that of another one, least of all the datastore's.
+async fn own_ca(context: &Context, cluster: &str, secret: &str, ca: Arc<Ca>) -> Result<Result<Arc<Ca>, String>, ControllerError> {
+    let all = context.members().list(&ListParams::default()).await.map_err(api_error("listing EtcdMembers"))?.items;
+    let has_it = |m: &&EtcdMember| m.spec.certificates.as_ref().is_some_and(|c| pki::same_key(&c.ca, ca.pem()));
+    let other = all.iter().filter(|m| m.spec.cluster_name != cluster).find(has_it).map(|m| m.spec.cluster_name.clone());
+    Ok(match other {
+        None => Ok(ca),
+        Some(other) => Err(format!(
+            "Secret {secret} holds the CA of EtcdCluster {other}, whose clients could then do anything in this one, and the reverse: name another Secret in spec.TLS.ca.secretName, or leave it out: one is made; to change it delete this EtcdCluster and make it again"
+        )),
+    })
+}
+
 /// What the members run with was signed by the CA that they trust. Another one in its Secret signs nothing, once etcd has been seen with the first: etcd reads certificates anew, but not whom
 /// it trusts, so that whoever got one would be cut off.
-fn same_ca(cluster: &EtcdCluster, members: &[EtcdMember], ca: Arc<Ca>) -> Result<Arc<Ca>, String> {
-    let is_seen = cluster.status.as_ref().is_some_and(|s| s.cluster_id.is_some());
-    let runs = |m: &&EtcdMember| m.spec.seat.as_ref().is_some_and(|s| s.order.member_id.is_some());
+fn same_ca(cluster: &EtcdCluster, members: &[EtcdMember], secret: &str, ca: Arc<Ca>) -> Result<Arc<Ca>, String> {
+    let has = |m: &EtcdMember, is: fn(&OrderSpec) -> bool| {
+        m.spec.role == Role::Member && m.spec.seat.as_ref().is_some_and(|s| is(&s.order))
+    };
+    let is_seen = cluster.status.as_ref().is_some_and(|s| s.cluster_id.is_some())
+        || members.iter().any(|m| has(m, |order| order.cluster_id.is_some()));
+    let runs = |m: &&EtcdMember| has(m, |order| order.member_id.is_some());
     let other =
         members.iter().filter(runs).find(|m| m.spec.certificates.as_ref().is_some_and(|c| !pki::same_key(&c.ca, ca.pem())));
     match other.filter(|_| is_seen) {
         None => Ok(ca),
         Some(member) => Err(format!(
-            "Secret {} holds another CA than the one that the members run with: put that back (its certificate is spec.certificates.ca of EtcdMember {}, the key is where it was made); the CA of a running cluster cannot be replaced yet",
-            cluster.spec.ca_secret(),
+            "Secret {secret} holds another CA than the one that the members run with: put that back (its certificate is spec.certificates.ca of EtcdMember {}, the key is where it was made); the CA of a running cluster cannot be replaced yet",
             member.name_any()
         )),
     }
@@ -268,7 +340,7 @@ pub(crate) fn endpoints(view: &View) -> Vec<String> {
         view.seats()
             .iter()
             .filter_map(|m| m.spec.seat.as_ref())
-            .filter(|s| s.order.member_id.is_some())
+            .filter(|s| s.order.member_id.is_some() || s.order.bootstrap.is_some())
             .map(|s| s.order.client_url.clone()),
     );
     all.sort();
@@ -280,7 +352,8 @@ async fn read_etcd(view: &View, memory: &mut Memory) -> Result<Reading, String> 
     if let Err(why) = &view.ca {
         return Err(why.clone());
     }
-    let wanted: Option<ClusterId> = view.status.cluster_id.as_deref().and_then(|id| id.parse().ok());
+    let founded = || found::cluster_id(&view.status, &view.members).filter(|_| view.is_standalone());
+    let wanted: Option<ClusterId> = view.status.cluster_id.clone().or_else(founded).and_then(|id| id.parse().ok());
     let reading = etcd::read(memory, &endpoints(view), wanted).await?;
     let commit = reading.members.iter().filter_map(|(_, s)| s.as_ref()).map(|s| s.raft_index).max().unwrap_or(0);
     for (member, status) in &reading.members {
@@ -382,6 +455,7 @@ pub(crate) fn observed(view: &View, memory: &Memory, args: &ControllerArgs) -> p
         nodes: view.nodes.iter().map(|n| node(view, n)).collect(),
         seats: view.seats().into_iter().map(|m| super::structure::seat(view, memory, m, args.binary.as_deref())).collect(),
         boot: super::structure::boot(view, memory),
+        founding: found::founding(args.standalone, view, memory),
         etcd: match &view.etcd {
             Ok(reading) => plan::Etcd::Known {
                 cluster: plan::ClusterId(reading.cluster_id.0),
@@ -432,7 +506,7 @@ fn node(view: &View, node: &Node) -> plan::Node {
         agent: if fresh { plan::AgentView::Fresh } else { plan::AgentView::Silent },
         evicted_ms: view.member_of(&name).and_then(progress::evicted_ms),
         evictions: view.member_of(&name).map_or(0, |m| m.spec.evictions),
-        is_taken: view.etcd.is_ok() && super::readdress::is_taken(view, node),
+        is_taken: found::is_unheard_or_strange(view, node) || view.etcd.is_ok() && super::readdress::is_taken(view, node),
         name: plan::NodeName(name),
     }
 }
@@ -493,11 +567,11 @@ mod tests {
                 "status": {"clusterID": id}});
             serde_json::from_value(object).unwrap()
         };
-        let of = |id, key: &KeyPair| same_ca(&cluster(id), std::slice::from_ref(&member), ca(key)).map(drop);
+        let of = |id, key: &KeyPair| same_ca(&cluster(id), std::slice::from_ref(&member), "etcd-ca", ca(key)).map(drop);
         assert_eq!(of(Some("7"), &key), Ok(()), "its certificate may be renewed");
         assert!(of(Some("7"), &other).unwrap_err().contains("etcd-ca holds another CA"));
         assert_eq!(of(None, &other), Ok(()), "before the pivot the wrong one may be put right");
-        let put_right = same_ca(&cluster(Some("7")), &[waiting], ca(&other)).map(drop);
+        let put_right = same_ca(&cluster(Some("7")), &[waiting], "etcd-ca", ca(&other)).map(drop);
         assert_eq!(put_right, Ok(()), "and what was signed before with the wrong one runs nowhere");
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use etcd_operator_api::cluster::Intent;
 use etcd_operator_plan::{self as plan, ClientCounts, Observed, Plan, Step, WaitFor};
+use kube::ResourceExt;
 
 use super::act::Outcome;
 use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
-    Context, ControllerError, act, corrupt, endpoints as published, etcd, figures, guards, losses, pods, preflight, progress,
-    readdress, settings, status, structure,
+    Context, ControllerError, act, clients, corrupt, endpoints as published, etcd, figures, found, guards, losses, pods,
+    preflight, progress, readdress, retire, settings, status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -49,6 +50,17 @@ pub(crate) async fn run(
         context.args.metrics.set_cluster(name, None);
         return Ok((Settled, None));
     };
+    let uid = view.cluster.uid();
+    if memory.uid.is_some() && memory.uid != uid {
+        memory.forget();
+        return Ok((Step, Some(AFTER_STEP)));
+    }
+    memory.uid = uid;
+    if context.lease.is_held()
+        && let Some(passed) = retire::pass(context, &view, memory).await?
+    {
+        return Ok(passed);
+    }
     if let Some(passed) = corrupt::pass(context, &view, memory).await? {
         return Ok(passed);
     }
@@ -60,7 +72,9 @@ pub(crate) async fn run(
         return Ok((Step, Some(AFTER_STEP)));
     }
     if !view.cluster.spec.paused
-        && (structure::ensure(context, &view).await? > 0
+        && found::is_hosted(context.args.standalone, &view)
+        && (found::ensure(context, &view, memory).await? > 0
+            || structure::ensure(context, &view).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
             || readdress::ensure(context, &view, memory).await? > 0
             || settings::ensure(context, &view).await? > 0
@@ -82,6 +96,9 @@ pub(crate) async fn run(
         // Nobody's pivot waits for it: it is tried again in each pass, and said.
         if let Err(error) = published::publish(context, &view, memory).await {
             status::not_published(context, &view, memory, &error).await;
+        }
+        if let Err(error) = clients::publish(context, &view, memory).await {
+            status::clients_not_served(context, &view, memory, &error).await;
         }
         if let Err(error) = guards::ensure(context, &view, memory).await {
             status::not_guarded(context, &view, memory, &error).await;

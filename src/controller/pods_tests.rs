@@ -14,7 +14,7 @@ fn member(ordered: &str, there: &str, runs: Option<bool>, roll_out: Option<&str>
     member.spec.seat = Some(serde_json::from_value(seat).unwrap());
     let order = |id: &str| RollOut { id: id.into(), overruled: false, before: Some(pod("3.6.16")), stays: false };
     member.spec.seat.as_mut().unwrap().roll_out = roll_out.map(order);
-    let status = PodStatus { pod: pod(there), runs, message: String::new() };
+    let status = PodStatus { pod: pod(there), runs, message: String::new(), put_away: false };
     member.metadata.generation = Some(1);
     member.status = Some(EtcdMemberStatus { pod: Some(status), observed_generation: Some(1), ..EtcdMemberStatus::default() });
     member

@@ -8,9 +8,10 @@ use etcd_operator_plan::{HoldReason, Preflight, Readiness};
 use kube::ResourceExt;
 use semver::Version;
 
+use super::members::Ports;
 use super::memory::Memory;
 use super::observe::{View, ips};
-use super::{Context, ControllerError, members, pods};
+use super::{Context, ControllerError, members, pods, settings};
 
 /// The oldest boot etcd that is accepted: the first 3.5 from which etcd's own upgrade path to 3.6 is safe (lessons, "etcd facts").
 pub(crate) const OLDEST_BOOT: Version = Version::new(3, 5, 26);
@@ -28,7 +29,9 @@ const ID: &str = "preflight";
 
 /// What is known of the preflight.
 pub(crate) fn evaluate(view: &View, memory: &Memory) -> Preflight {
-    if view.status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some()) {
+    // Of a cluster that begins on its own it counts until there are seats: what listens at their ports is its own then.
+    let has_seats = view.is_standalone() && !view.seats().is_empty();
+    if has_seats || view.status.pivot.as_ref().is_some_and(|p| p.preflight_id.is_some()) {
         return Preflight::Passed;
     }
     if let Some((reason, message)) = of_cluster(view).or_else(|| of_boot(view)) {
@@ -271,15 +274,21 @@ pub(crate) async fn start(context: &Context, view: &View, memory: &mut Memory) -
     reach.extend(boot.iter().flat_map(|m| m.peer_urls.iter()).map(|u| members::address(u)));
     let ip_of = |node| ips(node).first().map(ToString::to_string);
     let seats: Vec<String> =
-        view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", members::CLIENT_PORT)).collect();
+        view.nodes.iter().filter_map(ip_of).map(|ip| format!("https://{ip}:{}", view.ports().client)).collect();
     let image = Some(pods::wanted(view).image);
-    let need_bytes =
-        view.etcd.as_ref().ok().and_then(|r| r.members.first()).and_then(|(_, s)| s.as_ref()).map(|s| room_for(s.db_size));
+    let seeded =
+        || view.etcd.as_ref().ok().and_then(|r| r.members.first()).and_then(|(_, s)| s.as_ref()).map(|s| room_for(s.db_size));
+    // Its data lies beside that of the datastore, which must not be without room because this one is full.
+    let need_bytes = if view.is_standalone() { Some(settings::wanted(view).quota_backend_bytes) } else { seeded() };
     for member in asked(view) {
         let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
         let is_boot = member.spec.role == etcd_operator_api::member::Role::Boot;
         let addresses = node.map(ips).unwrap_or_default();
-        let ports = if is_boot { Vec::new() } else { ports(addresses.first().map(ToString::to_string).unwrap_or_default()) };
+        let ports = if is_boot {
+            Vec::new()
+        } else {
+            ports(view.ports(), &addresses.first().map(ToString::to_string).unwrap_or_default())
+        };
         let preflight =
             PreflightSpec { id: id.clone(), image: image.clone(), need_bytes, seats: seats.clone(), ports, reach: reach.clone() };
         members::change(context, member, |spec| {
@@ -299,8 +308,8 @@ fn room_for(db_size: i64) -> i64 {
     db_size.saturating_mul(2).saturating_add(256 << 20)
 }
 
-fn ports(ip: String) -> Vec<String> {
-    let on_node = [members::CLIENT_PORT, members::PEER_PORT].map(|p| format!("{ip}:{p}"));
-    let local = [members::METRICS_PORT, members::CLIENT_HTTP_PORT, members::PROBE_PORT].map(|p| format!("127.0.0.1:{p}"));
+fn ports(ports: Ports, ip: &str) -> Vec<String> {
+    let on_node = [ports.client, ports.peer].map(|p| format!("{ip}:{p}"));
+    let local = [ports.metrics, ports.client_http, ports.probe].map(|p| format!("127.0.0.1:{p}"));
     on_node.into_iter().chain(local).collect()
 }

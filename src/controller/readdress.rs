@@ -48,7 +48,7 @@ pub(crate) fn own_ips(view: &View, node: &Node) -> Vec<IpAddr> {
 /// Whether a seat on this node would be at the URL of another node's seat, or of a member that is none of this node's.
 pub(crate) fn is_taken(view: &View, node: &Node) -> bool {
     let Some(ip) = own_ips(view, node).first().copied() else { return true };
-    let url = members::url(ip, members::PEER_PORT);
+    let url = members::url(ip, view.ports().peer);
     let name = node.name_any();
     let of_seat = view
         .seats()
@@ -89,7 +89,7 @@ fn judge(order: &OrderSpec, listed: Option<&str>, is_gone: Option<bool>, own: &[
     }
 }
 
-fn parse(url: &str) -> Option<SocketAddr> {
+pub(crate) fn parse(url: &str) -> Option<SocketAddr> {
     members::address(url).parse().ok()
 }
 
@@ -170,7 +170,7 @@ pub(crate) async fn act(
         return Ok(Outcome::Done);
     }
     let ip = parse(&peer_url).ok_or_else(|| ControllerError::Object(format!("{peer_url} is no address")))?.ip();
-    let client_url = members::url(ip, parse(&seat.order.client_url).map_or(members::CLIENT_PORT, |a| a.port()));
+    let client_url = members::url(ip, parse(&seat.order.client_url).map_or(view.ports().client, |a| a.port()));
     let restart = RestartSpec { id: members::ask(settings::RESTART, view.now_ms), overruled: false };
     let written = members::change(context, member, |spec| {
         spec.nonce.clone_from(&restart.id);

@@ -3,7 +3,7 @@
 use etcd_operator_api::cluster::{Intent, Members, PivotStatus};
 use etcd_operator_api::condition::{self, Condition, Reason};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
-use etcd_operator_plan::{Boot, HoldReason, Observed, Plan, Preflight, Step, Tolerance, WaitFor};
+use etcd_operator_plan::{Boot, Founding, HoldReason, Observed, Plan, Preflight, Step, Tolerance, WaitFor};
 use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
@@ -42,7 +42,9 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
         versions.sort_unstable();
         status.current_version = versions.first().copied().unwrap_or_default().to_owned();
         // From here on no other cluster's answer counts.
-        status.cluster_id.get_or_insert_with(|| reading.cluster_id.to_string());
+        if !matches!(seen.founding, Founding::Open | Founding::NotAllowed { .. }) {
+            status.cluster_id.get_or_insert_with(|| reading.cluster_id.to_string());
+        }
         status.lineage = status.lineage.max(1);
         status.endpoints = ready_voters(view);
         if view.boot_endpoint().is_some() {
@@ -77,7 +79,7 @@ fn words(view: &View, seen: &Observed, plan: &Plan) -> (String, String) {
         Plan::Wait { what, .. } => (what.to_string(), wait_words(view, seen, *what)),
         Plan::Hold { reason: HoldReason::EtcdUnreachable, next_step } => match &view.ca {
             Err(why) => (HoldReason::CaSecretUnusable.to_string(), why.clone()),
-            Ok(_) if view.status.cluster_id.is_none() => unreachable_boot(view),
+            Ok(_) if view.status.cluster_id.is_none() && view.boot_endpoint().is_some() => unreachable_boot(view),
             Ok(_) => (HoldReason::EtcdUnreachable.to_string(), next_step.clone()),
         },
         Plan::Hold { reason, next_step } => (reason.to_string(), next_step.clone()),
@@ -165,13 +167,17 @@ fn phase_of(seen: &Observed, plan: &Plan) -> Option<&'static str> {
         | Plan::Wait { what: WaitFor::RollOutPrepared | WaitFor::MemberRestart | WaitFor::KeeperHandOver, .. } => "Complete",
         Plan::Do(
             Step::Readdress { .. }
+            | Step::Found { .. }
             | Step::AddLearner { .. }
             | Step::StartMember { .. }
             | Step::Promote { .. }
             | Step::Evict { .. }
             | Step::Unseat { .. },
         )
-        | Plan::Wait { what: WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy, .. } => "Joining",
+        | Plan::Wait {
+            what: WaitFor::FirstMember | WaitFor::LearnerStarts | WaitFor::LearnerCatchesUp | WaitFor::VotersHealthy,
+            ..
+        } => "Joining",
         Plan::Do(Step::CountClients) | Plan::Wait { what: WaitFor::ApiServersConnect, .. } => "WaitingForClients",
         Plan::Do(Step::CheckGate) | Plan::Wait { what: WaitFor::BootRemovalGate, .. } => "Gate",
         Plan::Do(Step::MoveLeader { .. }) => {
@@ -404,16 +410,27 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
 
 /// The endpoints could not be published.
 pub(crate) async fn not_published(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
-    let note =
-        format!("{error}; an EtcdCluster of another name than kube-etcd needs its ConfigMap in deploy/rbac-controller.yaml");
+    let note = format!("{error}; {}", rights(view, "its ConfigMap"));
     once(context, view, &mut memory.last_event, "EndpointsNotPublished", note).await;
+}
+
+/// What the clients of a cluster without selfHosted need could not be applied: nothing else waits for it.
+pub(crate) async fn clients_not_served(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
+    let note = format!("{error}; {}", rights(view, "its Secret, Service and EndpointSlice"));
+    once(context, view, &mut memory.clients_failed, "ClientsNotServed", note).await;
+}
+
+/// Where the rights are that may be missing.
+fn rights(view: &View, what: &str) -> String {
+    if view.is_standalone() {
+        return format!("an EtcdCluster without spec.selfHosted needs {what} as in deploy/standalone.yaml");
+    }
+    format!("an EtcdCluster of another name than kube-etcd needs {what} in deploy/rbac-controller.yaml")
 }
 
 /// The guards could not be applied: nothing else waits for them.
 pub(crate) async fn not_guarded(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
-    let note = format!(
-        "{error}; until then kubectl drain does not spare the quorum; an EtcdCluster of another name than kube-etcd needs its guards in deploy/rbac-controller.yaml"
-    );
+    let note = format!("{error}; until then kubectl drain does not spare the quorum; {}", rights(view, "its guards"));
     once(context, view, &mut memory.guards_failed, "GuardsNotApplied", note).await;
 }
 

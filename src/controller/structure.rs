@@ -12,12 +12,12 @@ use kube::ResourceExt;
 
 use super::memory::Memory;
 use super::observe::{View, is_fresh};
-use super::{Context, ControllerError, losses, members, pass, pods, readdress, settings, stopper};
+use super::{Context, ControllerError, clients, found, losses, members, pass, pods, readdress, settings, stopper};
 use crate::clock;
-use crate::pki::{self, Ca, Usage};
+use crate::pki::{self, Ca, Names, Usage};
 
 /// An agent's word for an order that is older than the one on its node (`agent/problem.rs`).
-const ORDER_OLDER: &str = "OrderOlder";
+pub(crate) const ORDER_OLDER: &str = "OrderOlder";
 
 /// Creates what is missing, and puts right what is not as it was left. Nothing here touches etcd. Returns how many objects were written: the view is
 /// then older than they are.
@@ -32,7 +32,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         if view.member_of(&node).is_none() {
             let blank = members::blank(&cluster, &node, Role::Candidate, view.status.lineage.max(1));
             let spec = restored(view, &node, &addresses, blank);
-            members::create(context, &members::name_of(&cluster, &node), spec).await?;
+            members::create(context, &members::name_of(&cluster, &node), None, spec).await?;
             written += 1;
         }
     }
@@ -42,7 +42,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
         let mut spec = members::blank(&cluster, node, Role::Boot, view.status.lineage);
         let client_endpoint = endpoint.to_owned();
         spec.boot = Some(BootSpec { client_endpoint, snapshot: None, drain: None, tombstone: None });
-        members::create(context, &members::boot_name(&cluster), spec).await?;
+        members::create(context, &members::boot_name(&cluster), None, spec).await?;
         written += 1;
     }
     for member in &view.members {
@@ -77,8 +77,12 @@ pub(crate) async fn sign(context: &Context, view: &View, memory: &mut Memory) ->
     let Ok(ca) = &view.ca else { return Ok(written) };
     for member in &view.members {
         // One node's bad request must not keep the others from being served.
-        let signed = certificates(view, ca, member).map_err(|error| error.to_string());
-        memory.unsigned.remove(&member.name_any());
+        let signed = if found::is_strange(view, member) {
+            Err("an etcd runs there that this cluster has not begun".to_owned())
+        } else {
+            certificates(view, ca, member).map_err(|error| error.to_string())
+        };
+        let known = memory.unsigned.remove(&member.name_any());
         match signed {
             Ok(None) => {}
             Ok(Some(certificates)) => {
@@ -86,7 +90,9 @@ pub(crate) async fn sign(context: &Context, view: &View, memory: &mut Memory) ->
                 written += 1;
             }
             Err(why) => {
-                tracing::warn!(member = %member.name_any(), %why, "certificate requests cannot be signed");
+                if known.as_ref() != Some(&why) {
+                    tracing::warn!(member = %member.name_any(), %why, "certificate requests are not signed");
+                }
                 memory.unsigned.insert(member.name_any(), why);
             }
         }
@@ -98,7 +104,7 @@ pub(crate) async fn sign(context: &Context, view: &View, memory: &mut Memory) ->
 fn there(view: &View, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, MemberId, i64)> {
     let reading = view.etcd.as_ref().ok()?;
     addresses.iter().find_map(|ip| {
-        let url = members::url(*ip, members::PEER_PORT);
+        let url = members::url(*ip, view.ports().peer);
         let (member, _) = reading.members.iter().find(|(m, _)| m.peer_urls.contains(&url))?;
         Some((*ip, member.id, members::generation(&member.name, node)?))
     })
@@ -169,7 +175,9 @@ async fn unstarted_pod(context: &Context, view: &View, member: &EtcdMember) -> R
     let changed = members::change(context, member, |spec| {
         if let Some(seat) = &mut spec.seat {
             // The preflight has compared the minor version with boot's.
-            let may_follow = view.boot_is_out() || minor_version(&seat.pod.image) == minor_version(&wanted.image);
+            let may_follow = view.boot_endpoint().is_none()
+                || view.boot_is_out()
+                || minor_version(&seat.pod.image) == minor_version(&wanted.image);
             let image = if may_follow { &wanted.image } else { &seat.pod.image };
             seat.pod = Pod { image: image.clone(), ..wanted.clone() };
         }
@@ -192,6 +200,10 @@ async fn newer_order(context: &Context, view: &View, member: &EtcdMember) -> Res
     if keeper.order_lineage != member.spec.lineage || keeper.order_sequence < seat.order.sequence {
         return Ok(0);
     }
+    // What runs there is another life of this cluster's, or its own from later: no order of ours is made for it from nothing.
+    if keeper.phase == "Running" && seat.order.run == RunSpec::Wait && view.is_standalone() {
+        return Ok(0);
+    }
     let node = view.all_nodes.iter().find(|n| n.name_any() == member.spec.node_name);
     let mut addresses = node.map(|n| readdress::own_ips(view, n)).unwrap_or_default();
     addresses.extend(members::address(&seat.order.peer_url).parse::<SocketAddr>().map(|a| a.ip()));
@@ -199,7 +211,7 @@ async fn newer_order(context: &Context, view: &View, member: &EtcdMember) -> Res
         return again(context, view, member, found).await;
     }
     // One of it may be about to start, or is listed at an address that the node had before: what its node knows is right, and it is found once that is settled.
-    let urls: Vec<String> = addresses.iter().map(|ip| members::url(*ip, members::PEER_PORT)).collect();
+    let urls: Vec<String> = addresses.iter().map(|ip| members::url(*ip, view.ports().peer)).collect();
     let is_nameless =
         |m: &etcd_operator_etcd::client::Member| m.name.is_empty() && m.peer_urls.iter().any(|url| urls.contains(url));
     let is_of_node = |m: &etcd_operator_etcd::client::Member| members::generation(&m.name, &member.spec.node_name).is_some();
@@ -321,12 +333,14 @@ fn certificates(view: &View, ca: &Ca, member: &EtcdMember) -> Result<Option<Cert
             ))),
         };
     }
-    let sign = |csr: Option<&String>, usage| csr.map(|c| ca.sign(c, node, usage, &addresses, view.now_ms)).transpose();
+    let dns = clients::dns_names(view);
+    let names = Names { ips: &addresses, dns: &dns };
+    let sign = |csr: Option<&String>, usage| csr.map(|c| ca.sign(c, node, usage, names, view.now_ms)).transpose();
     Ok(Some(Certificates {
         ca: ca.pem().to_owned(),
         peer: sign(csr.peer.as_ref(), Usage::Peer)?,
         server: sign(csr.server.as_ref(), Usage::Server)?,
-        client: ca.sign(&csr.client, node, Usage::Client, &[], view.now_ms)?,
+        client: ca.sign(&csr.client, node, Usage::Client, Names::default(), view.now_ms)?,
     }))
 }
 

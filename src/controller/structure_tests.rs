@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, IsCa, KeyPair};
 use serde_json::json;
 
 use super::*;
+use crate::controller::found::Kind;
 
 fn ca() -> Ca {
     let key = KeyPair::generate().unwrap();
@@ -26,6 +27,7 @@ fn view(nodes: Vec<Node>) -> View {
         json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {"name": "c"}, "spec": spec}),
     );
     View {
+        kind: Kind::Datastore,
         now_ms: clock::now_ms(),
         cluster: cluster.unwrap(),
         status: EtcdClusterStatus::default(),

@@ -22,6 +22,7 @@ pub(super) fn step_words(seen: &Observed, step: &Step) -> String {
             }
             plan::ClientCounts::Known { .. } => "counting the clients of boot and of the new members".into(),
         },
+        Step::Found { node } => format!("the member on {node} begins the cluster"),
         Step::Promote { node, .. } => format!("promoting the learner on {node}"),
         Step::CheckGate => "comparing the members' data, writing and reading through each".into(),
         Step::MoveLeader { to, .. } => format!("moving the leadership to {to}"),
@@ -74,6 +75,9 @@ pub(super) fn why_removed(seen: &Observed, node: &plan::NodeName) -> (String, bo
 
 /// What is waited for.
 pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String {
+    if let (Err(why), WaitFor::MembersPrepared | WaitFor::FirstMember) = (&view.ca, what) {
+        return why.clone();
+    }
     match what {
         WaitFor::Unpause => "spec.paused is true".into(),
         WaitFor::Agents => format!("waiting for the agents on {}", silent_agents(seen)),
@@ -88,6 +92,12 @@ pub(super) fn wait_words(view: &View, seen: &Observed, what: WaitFor) -> String 
                 _ => None,
             };
             seen.seats.iter().filter_map(missing).collect::<Vec<_>>().join("; ")
+        }
+        WaitFor::FirstMember => {
+            let node = view.status.founding.as_ref().map(|f| f.node.as_str()).unwrap_or_default();
+            let keeper = view.member_of(node).and_then(|m| m.status.as_ref()?.keeper.clone()).unwrap_or_default();
+            let says = format!("{} {} {}", keeper.phase, keeper.reason, keeper.message);
+            format!("the first member is starting on {node}: its keeper: {}", says.trim_end())
         }
         WaitFor::LearnerStarts => format!("a learner was added and is starting: {}", learners(view, seen)),
         WaitFor::LearnerCatchesUp => format!("a learner is receiving the data: {}", learners(view, seen)),

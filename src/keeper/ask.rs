@@ -73,11 +73,26 @@ where
     Err(failures)
 }
 
+/// What becomes of this member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// It is away for a while, and counts as a voter.
+    Down,
+    /// It is removed: the others need a quorum of their own number only.
+    Removed,
+}
+
 /// Whether the other voters are a quorum without this member: each of them says itself that it takes part.
 ///
 /// # Errors
 /// Why not, as far as is known.
-pub async fn others_are_a_quorum(pki: &Path, endpoints: &[String], own: Owner, limit: Duration) -> Result<(), String> {
+pub async fn others_are_a_quorum(
+    pki: &Path,
+    endpoints: &[String],
+    own: Owner,
+    without: Without,
+    limit: Duration,
+) -> Result<(), String> {
     let members = match ask(pki, endpoints, own.cluster, limit).await {
         Answer::Members(members) => members.members,
         Answer::Nothing(why) => return Err(why),
@@ -88,19 +103,31 @@ pub async fn others_are_a_quorum(pki: &Path, endpoints: &[String], own: Owner, l
     for member in voters.iter().filter(|m| m.id != own.member).cloned() {
         let tls = tls.clone();
         tasks.spawn(async move {
-            let Some(url) = member.client_urls.first() else { return false };
-            let Ok(client) = EtcdClient::new(url, &tls).await else { return false };
-            client.status(limit).await.is_ok_and(|s| s.is_healthy() && (s.member_id, s.cluster_id) == (member.id, own.cluster))
+            let says = first(&member.client_urls, |url| {
+                let tls = tls.clone();
+                async move {
+                    let client = EtcdClient::new(&url, &tls).await.map_err(drop)?;
+                    let status = client.status(limit).await.map_err(drop)?;
+                    let is_it = (status.member_id, status.cluster_id) == (member.id, own.cluster);
+                    if is_it && status.is_healthy() { Ok(()) } else { Err(()) }
+                }
+            });
+            says.await.is_ok()
         });
     }
     let mut well = 0;
     while let Some(answer) = tasks.join_next().await {
         well += usize::from(answer.unwrap_or(false));
     }
-    if well > voters.len() / 2 {
+    let others = voters.iter().filter(|m| m.id != own.member).count();
+    let of = match without {
+        Without::Down => voters.len(),
+        Without::Removed => others,
+    };
+    if well > of / 2 {
         return Ok(());
     }
-    Err(format!("{well} of the {} other voters are well, which is no quorum of {}", voters.len().saturating_sub(1), voters.len()))
+    Err(format!("{well} of the {others} other voters are well, which is no quorum of {of}"))
 }
 
 async fn ask_one(endpoint: &str, tls: &Tls, cluster: ClusterId, limit: Duration) -> Result<Members, String> {

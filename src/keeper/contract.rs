@@ -55,6 +55,9 @@ pub struct Order {
     /// Move the data of this removed member into the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<OneShot>,
+    /// The same if it was not removed: the whole cluster is deleted. Counts while [`Self::run`] is [`Run::Stop`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retire: bool,
     /// Restart etcd, if it runs with other settings than these. Without it they count from its next start on: an order that is taken back must
     /// not restart what it was meant to spare.
     #[serde(default, skip_serializing_if = "Option::is_none")]

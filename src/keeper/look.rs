@@ -141,6 +141,7 @@ fn permission(order: Option<&Order>, state: &State) -> PermissionFact {
 
 fn archive(order: Option<&Order>, state: &State) -> ArchiveFact {
     match order.and_then(|o| o.archive.as_ref()).filter(|a| !state.consumed.contains(&a.id)) {
+        Some(_) if order.is_some_and(|o| o.retire && o.run == Run::Stop) => ArchiveFact::AlsoUnremoved,
         Some(_) => ArchiveFact::Ordered,
         None => ArchiveFact::NotOrdered,
     }

@@ -30,6 +30,7 @@ pub(crate) fn order(lineage: u64, sequence: u64) -> Order {
         permission: None,
         drain: None,
         archive: None,
+        retire: false,
         restart: None,
         keeper: None,
     }

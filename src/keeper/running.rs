@@ -6,7 +6,7 @@ use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::wal::Owner;
 use tokio::task::JoinHandle;
 
-use crate::ask::{self, Answer};
+use crate::ask::{self, Answer, Without};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
 use crate::contract::{EtcdSettings, Order, Phase, Restart, Run, Unless};
@@ -61,6 +61,9 @@ impl Keeper {
         let mut members = Rounds::new(timing.members_poll);
         let mut restarts = Rounds::new(timing.decide_again);
         let mut asked_for = None;
+        let (mut drains, mut to_drain) = (Rounds::new(timing.decide_again), None);
+        // One that is found here may be older than a power cut: nobody may be there to remove this member while it is down.
+        let found = self.order.as_ref().and_then(|order| order.drain.as_ref()).map(|drain| drain.id.clone());
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
@@ -69,10 +72,24 @@ impl Keeper {
         }
         loop {
             if consider {
-                match self.wanted(&running) {
-                    Wanted::Keep => {}
+                let wanted = match self.wanted(&running) {
+                    Wanted::Keep => None,
                     Wanted::Stop(reason) => return self.stop(&running.etcd, reason).await,
-                    Wanted::Drain(id) => return self.drain(&running, &id).await,
+                    Wanted::Drain(id) => Some(id),
+                };
+                if wanted != to_drain {
+                    drains.begin_anew();
+                    to_drain = wanted;
+                }
+            }
+            if let Some(id) = &to_drain {
+                // The order may be old, as after a power cut: the others must do without this member now.
+                let without = if found.as_ref() == Some(id) { Without::Down } else { Without::Removed };
+                match drains.poll(|| self.ask_others(&running, Some(without))).await {
+                    Some((_, at)) if at.elapsed() > ANSWER_HOLDS => drains.begin_anew(),
+                    Some((Ok(()), _)) => return self.drain(&running, id).await,
+                    Some((Err(why), _)) => self.not_drained(&why),
+                    None => {}
                 }
             }
             match self.events.next(now() + timing.order_poll).await {
@@ -100,7 +117,7 @@ impl Keeper {
                     Meanwhile::Ended(ended) => return self.ended(running, ended),
                 }
             }
-            let ordered = self.ordered_restart(&running);
+            let ordered = if to_drain.is_none() { self.ordered_restart(&running) } else { None };
             if ordered.as_ref().map(|restart| &restart.id) != asked_for.as_ref() {
                 // An answer to another question says nothing.
                 restarts.begin_anew();
@@ -170,12 +187,30 @@ impl Keeper {
     }
 
     fn ask_for_restart(&self, running: &Running, unless: Unless) -> JoinHandle<(Result<(), String>, Instant)> {
-        let others = ask::others(&running.order, &self.store.state);
+        let without = match unless {
+            Unless::Never => None,
+            Unless::QuorumLost => Some(Without::Down),
+        };
+        self.ask_others(running, without)
+    }
+
+    fn not_drained(&mut self, why: &str) {
+        tracing::warn!(why, "etcd is not drained yet");
+        let message = format!("not drained yet: {why}");
+        if self.store.state.message != message {
+            self.store.state.message = message;
+            self.save("why it is not drained");
+        }
+    }
+
+    /// Whether the others can do without this member, and when that was known.
+    fn ask_others(&self, running: &Running, without: Option<Without>) -> JoinHandle<(Result<(), String>, Instant)> {
+        let others = ask::others(self.order.as_ref().unwrap_or(&running.order), &self.store.state);
         let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
         tokio::spawn(async move {
-            let answer = match unless {
-                Unless::Never => Ok(()),
-                Unless::QuorumLost => ask::others_are_a_quorum(&pki, &others, owner, limit).await,
+            let answer = match without {
+                None => Ok(()),
+                Some(without) => ask::others_are_a_quorum(&pki, &others, owner, without, limit).await,
             };
             (answer, now())
         })
@@ -269,8 +304,8 @@ impl Keeper {
         Next::Decide
     }
 
-    /// etcd gave up before it had a log, so this member never took part in raft and may still join. What etcd left is moved away first:
-    /// if anything goes wrong in between, the ID counts as used.
+    /// etcd gave up before it had a log, so this member never took part in raft and may still join, or begin the cluster that it was permitted to. What
+    /// etcd left is moved away first: if anything goes wrong in between, the ID counts as used.
     fn forget_first_start(&mut self, running: &Running) -> bool {
         if self.backoff.joins() >= JOINS {
             return false;
@@ -280,9 +315,16 @@ impl Keeper {
             return false;
         }
         let id = running.owner.member.to_string();
-        self.store.state.ran_here.retain(|ran| *ran != id);
+        let before = self.store.state.clone();
+        let state = &mut self.store.state;
+        state.ran_here.retain(|ran| *ran != id);
+        // What was permitted did not come about.
+        if let Some(permission) = running.order.permission.as_ref().filter(|p| state.consumed.contains(&p.id)) {
+            state.consumed.retain(|consumed| *consumed != permission.id);
+            state.identity = None;
+        }
         if !self.save("that a first start came to nothing") {
-            self.store.state.ran_here.push(id);
+            self.store.state = before;
             return false;
         }
         tracing::warn!(

@@ -53,7 +53,8 @@ impl Keeper {
             left_behind::archive(&self.paths, &order.member_name, members, self.args.archive_limit);
         }
         self.write_down(order, look, owner)?;
-        let first = if matches!(look.decision, Decision::Join(_)) { FirstStart::watch(&data_dir) } else { None };
+        let is_first = matches!(look.decision, Decision::Join(_) | Decision::Bootstrap(_));
+        let first = if is_first { FirstStart::watch(&data_dir) } else { None };
         tracing::info!(reason = ?look.decision.reason(), member = %owner.member, flags = ?flags_now, "starting etcd");
         let (output, file) = self.output();
         let etcd = Etcd::spawn(&self.args.etcd, &flags_now, file)

@@ -175,6 +175,17 @@ impl Keeper {
     /// Without a state nobody knows whether the member that the order names ran here: written down as if it had, for good. (The
     /// controller adds a member only after it has seen the keeper's state.)
     fn suspect(&mut self, at_start: StateAtStart) {
+        // Nor is anything permitted before: what is there already was used.
+        if let (StateAtStart::Lost, Some(permission)) =
+            (at_start, self.order.as_ref().and_then(|order| order.permission.as_ref()))
+        {
+            tracing::warn!(
+                permission = permission.id,
+                "there is no state, but the order holds a permission: it may have been used here"
+            );
+            let id = permission.id.clone();
+            note(&mut self.store.state.consumed, &id);
+        }
         let identity = self.order.as_ref().and_then(|order| identity::newest(order, &self.store.state));
         if let (StateAtStart::Lost, Some(owner)) = (at_start, identity) {
             let id = owner.member.to_string();
@@ -290,7 +301,7 @@ impl Keeper {
         let (reason, why) = match disk::archive(&self.paths, &order.member_name, self.args.archive_limit) {
             Ok(to) => {
                 tracing::warn!(to = %to.display(), ?reason, "data moved into the archive");
-                if let (Reason::ArchivingRemoved, Some(archive)) = (reason, &order.archive) {
+                if let (Reason::ArchivingRemoved | Reason::Retiring, Some(archive)) = (reason, &order.archive) {
                     note(&mut self.store.state.consumed, &archive.id);
                 }
                 self.save("that data was archived");

@@ -137,6 +137,8 @@ fact!(
         NotOrdered,
         /// The data of this member, once it is removed.
         Ordered,
+        /// Also if it is not: the whole cluster is deleted.
+        AlsoUnremoved,
     }
 );
 
@@ -190,7 +192,9 @@ pub fn decide(facts: &Facts) -> Decision {
     }
     match (facts.identity, facts.data, facts.archive) {
         // Also without an order: a removed member never runs again, whatever happens to the order file.
-        (IdentityFact::Removed, DataFact::Mine, ArchiveFact::Ordered) => return Decision::Archive(Reason::ArchivingRemoved),
+        (IdentityFact::Removed, DataFact::Mine, ArchiveFact::Ordered | ArchiveFact::AlsoUnremoved) => {
+            return Decision::Archive(Reason::ArchivingRemoved);
+        }
         (IdentityFact::Removed, ..) => return Decision::Stop(Reason::MemberRemoved),
         (IdentityFact::Unknown | IdentityFact::Known, ..) => {}
     }
@@ -204,6 +208,13 @@ pub fn decide(facts: &Facts) -> Decision {
     }
     match facts.order {
         OrderFact::Absent | OrderFact::Wait => return Decision::Wait(Reason::OrderedToWait),
+        OrderFact::Stop if facts.archive == ArchiveFact::AlsoUnremoved => {
+            return match facts.data {
+                DataFact::Mine if mine => Decision::Archive(Reason::Retiring),
+                DataFact::Empty => Decision::Stop(Reason::OrderedToStop),
+                DataFact::Mine | DataFact::Foreign | DataFact::Damaged => Decision::Stop(Reason::OthersDataStays),
+            };
+        }
         OrderFact::Stop => return Decision::Stop(Reason::OrderedToStop),
         OrderFact::Run => {}
     }
@@ -299,6 +310,10 @@ pub enum Reason {
     ArchivingForeign,
     /// A removed member's data is moved away.
     ArchivingRemoved,
+    /// Its cluster is deleted: its data is moved into the archive.
+    Retiring,
+    /// Its cluster is deleted, and what lies here is not its member's.
+    OthersDataStays,
     /// The data disk is not there.
     DiskMissing,
     /// The archive has reached its bound.
@@ -353,6 +368,8 @@ impl Reason {
         Self::MemberRemoved,
         Self::ArchivingForeign,
         Self::ArchivingRemoved,
+        Self::Retiring,
+        Self::OthersDataStays,
         Self::DiskMissing,
         Self::ArchiveFull,
         Self::ArchiveFailed,
@@ -419,6 +436,10 @@ impl Reason {
                 "the member was removed from the cluster: it never runs again. Its data stays until it is archived on order"
             }
             Self::ArchivingForeign => "another member's data is moved into the archive, since the cluster waits for this member",
+            Self::Retiring => "the cluster is deleted: the data of its member is moved into the archive",
+            Self::OthersDataStays => {
+                "the cluster is deleted; the data here is another member's, or damaged: it stays where it is"
+            }
             Self::ArchivingRemoved => "the data of the removed member is moved into the archive",
             Self::DiskMissing => {
                 "the data directory is not on its disk (no marker file, or another file system): mount the disk. The container ends \

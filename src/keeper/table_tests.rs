@@ -26,7 +26,7 @@ fn all() -> impl Iterator<Item = Facts> {
     }
     vary!(disk: Disk, order: OrderFact, identity: IdentityFact, history: History, data: DataFact, peers: PeersFact,
           log: LogFact, permission: PermissionFact, archive: ArchiveFact);
-    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 4 * 3 * 2 * 2);
+    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 4 * 3 * 2 * 3);
     all.into_iter()
 }
 
@@ -82,6 +82,12 @@ fn each_row_of_the_table() {
     let removed = Facts { identity: IdentityFact::Removed, data: Mine, ..BASE };
     assert_eq!(decide(&removed), Decision::Stop(Reason::MemberRemoved));
     assert_eq!(decide(&Facts { archive: ArchiveFact::Ordered, ..removed }), Decision::Archive(Reason::ArchivingRemoved));
+    let retired = Facts { order: OrderFact::Stop, data: Mine, archive: ArchiveFact::AlsoUnremoved, ..BASE };
+    assert_eq!(decide(&retired), Decision::Archive(Reason::Retiring));
+    for data in [Foreign, Damaged] {
+        assert_eq!(decide(&Facts { data, ..retired }), Decision::Stop(Reason::OthersDataStays));
+    }
+    assert_eq!(decide(&Facts { data: Empty, ..retired }), Decision::Stop(Reason::OrderedToStop));
 }
 
 #[test]
@@ -95,7 +101,7 @@ fn a_missing_disk_is_awaited_whatever_else_is_known() {
 #[test]
 fn a_removed_member_is_over_whatever_is_ordered_and_only_its_own_data_is_archived() {
     for facts in all().filter(|f| f.disk == Disk::Right && f.identity == IdentityFact::Removed) {
-        let archived = (facts.data, facts.archive) == (DataFact::Mine, ArchiveFact::Ordered);
+        let archived = facts.data == DataFact::Mine && facts.archive != ArchiveFact::NotOrdered;
         let expected = if archived { Decision::Archive(Reason::ArchivingRemoved) } else { Decision::Stop(Reason::MemberRemoved) };
         assert_eq!(decide(&facts), expected, "{facts:?}");
     }
@@ -125,7 +131,16 @@ fn an_order_to_wait_or_to_stop_is_obeyed_whatever_lies_here() {
     for facts in all().filter(|f| f.disk == Disk::Right && f.identity != IdentityFact::Removed && !gone(f)) {
         match facts.order {
             OrderFact::Wait => assert_eq!(decide(&facts), Decision::Wait(Reason::OrderedToWait), "{facts:?}"),
-            OrderFact::Stop => assert_eq!(decide(&facts), Decision::Stop(Reason::OrderedToStop), "{facts:?}"),
+            OrderFact::Stop => {
+                let retires = facts.archive == ArchiveFact::AlsoUnremoved;
+                let expected = match (facts.identity, facts.data) {
+                    _ if !retires => Decision::Stop(Reason::OrderedToStop),
+                    (IdentityFact::Known, DataFact::Mine) => Decision::Archive(Reason::Retiring),
+                    (_, DataFact::Empty) => Decision::Stop(Reason::OrderedToStop),
+                    _ => Decision::Stop(Reason::OthersDataStays),
+                };
+                assert_eq!(decide(&facts), expected, "{facts:?}");
+            }
             OrderFact::Absent | OrderFact::Run => {}
         }
     }
@@ -170,7 +185,7 @@ fn history_counts_at_a_first_start_the_log_of_a_listed_member_a_permission_witho
                 assert_eq!(decide(&Facts { permission: *permission, ..facts }), decision, "{permission:?} instead of {facts:?}");
             }
         }
-        if facts.identity != IdentityFact::Removed {
+        if facts.identity != IdentityFact::Removed && facts.order != OrderFact::Stop {
             for archive in ArchiveFact::ALL {
                 assert_eq!(decide(&Facts { archive: *archive, ..facts }), decision, "{archive:?} instead of {facts:?}");
             }
@@ -214,9 +229,16 @@ fn catastrophe(facts: &Facts, decision: Decision) -> Option<&'static str> {
         Decision::Archive(Reason::ArchivingRemoved)
             if facts.identity != IdentityFact::Removed
                 || facts.data != DataFact::Mine
-                || facts.archive != ArchiveFact::Ordered =>
+                || facts.archive == ArchiveFact::NotOrdered =>
         {
             Some("archived a member's data without an order, or while it is a member")
+        }
+        Decision::Archive(Reason::Retiring)
+            if facts.order != OrderFact::Stop
+                || facts.archive != ArchiveFact::AlsoUnremoved
+                || (facts.identity, facts.data) != (IdentityFact::Known, DataFact::Mine) =>
+        {
+            Some("retired a member that is not to stop, or without an order that says so, or other data")
         }
         Decision::Archive(_) if facts.disk == Disk::Missing => Some("archived on a disk that is missing"),
         Decision::RecordRemoval(_) if facts.peers != PeersFact::NotListed || facts.data != DataFact::Mine => {

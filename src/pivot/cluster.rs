@@ -173,6 +173,7 @@ fn object(args: &PivotArgs, endpoint: &str) -> EtcdCluster {
         paused: false,
         pod: None,
         etcd: None,
+        first_port: None,
         self_hosted: Some(hosted),
         tls,
         backup: None,

@@ -82,7 +82,7 @@ pub(crate) fn unknown_members(o: &Observed, members: &[EtcdMember]) -> Option<Pl
 }
 
 /// What a seat lacks whose image, certificate and disk are not proven yet.
-fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
+pub(crate) fn prepared(o: &Observed, members: &[EtcdMember]) -> Option<Plan> {
     for seat in o.seats.iter().filter(|s| listed(s, members).is_none()) {
         if !answers(o, seat) {
             return Some(Plan::wait(WaitFor::Agents));
@@ -116,7 +116,7 @@ pub(crate) fn refused_member(o: &Observed, members: &[EtcdMember]) -> Option<Pla
     })
 }
 
-fn refused(seat: &Seat, reason: &str, message: &str) -> Plan {
+pub(crate) fn refused(seat: &Seat, reason: &str, message: &str) -> Plan {
     Plan::hold(HoldReason::MemberRefused, format!("the keeper on {} refuses to start etcd: {reason}: {message}", seat.node))
 }
 

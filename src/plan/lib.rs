@@ -9,6 +9,7 @@
 mod absence;
 mod corrupt;
 mod evict;
+mod found;
 mod grow;
 mod hand_over;
 mod heal;
@@ -29,8 +30,8 @@ pub use evict::{DATA_IS_CORRUPT, DATA_IS_GONE, wait_ms};
 pub use grow::CAUGHT_UP_ENTRIES;
 pub use observed::{
     Address, AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember,
-    Gate, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness, RemoteClient,
-    RunsWith, Seat, Snapshot, Spec, Tombstone,
+    Founding, Gate, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Preflight, Preparation, Readiness,
+    RemoteClient, RunsWith, Seat, Snapshot, Spec, Tombstone,
 };
 pub use outcome::{HoldReason, Plan, Removal, Restart, Step, WaitFor};
 pub use progress::{Progress, Sample};
@@ -50,6 +51,9 @@ pub fn plan(o: &Observed) -> Plan {
     }
     if o.spec.paused {
         return Plan::Wait { what: WaitFor::Unpause, look_again_ms: SLOW_LOOK_MS };
+    }
+    if let Some(plan) = found::plan(o) {
+        return plan;
     }
     let Etcd::Known { members, .. } = &o.etcd else {
         return Plan::hold(HoldReason::EtcdUnreachable, format!("no linearizable member list: {}", o.etcd.why_unknown()));

@@ -39,6 +39,8 @@ pub struct Observed {
     pub seats: Vec<Seat>,
     /// The boot member.
     pub boot: Boot,
+    /// The beginning of a cluster that has none.
+    pub founding: Founding,
     /// etcd's own view.
     pub etcd: Etcd,
     /// Who is connected to boot and to the new members.
@@ -325,6 +327,29 @@ impl Boot {
             Self::Member { id, .. } => id.and_then(|id| members.iter().find(|m| m.id == id)),
         }
     }
+}
+
+/// The beginning of a cluster that is not seeded from a boot member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Founding {
+    /// It is over: etcd was seen; or it is a pivot's cluster, and its beginning was not here.
+    Over,
+    /// It must not be, or cannot be as the spec wants it.
+    NotAllowed {
+        /// The reason, as one word.
+        reason: HoldReason,
+        /// Why, and the way out.
+        why: String,
+    },
+    /// Nobody has been chosen.
+    Open,
+    /// Who begins is written down.
+    Chosen {
+        /// Its node.
+        node: NodeName,
+        /// Whether its keeper was permitted to.
+        is_permitted: bool,
+    },
 }
 
 /// Where the boot member runs.

@@ -49,6 +49,11 @@ pub enum Step {
         /// The nodes.
         nodes: Vec<NodeName>,
     },
+    /// Write down who begins a new cluster, and then permit its keeper to.
+    Found {
+        /// Whose seat.
+        node: NodeName,
+    },
     /// MemberAdd as learner.
     AddLearner {
         /// Whose seat.
@@ -195,6 +200,7 @@ impl Step {
             Self::RunPreflight => "RunPreflight",
             Self::SnapshotBoot => "SnapshotBoot",
             Self::AssignSeats { .. } => "AssignSeats",
+            Self::Found { .. } => "Found",
             Self::AddLearner { .. } => "AddLearner",
             Self::StartMember { .. } => "StartMember",
             Self::CountClients => "CountClients",
@@ -229,6 +235,8 @@ impl Step {
             Self::RunPreflight
             | Self::SnapshotBoot
             | Self::AssignSeats { .. }
+            // What keeps a second one away is a compare-and-swap of its own.
+            | Self::Found { .. }
             | Self::StartMember { .. }
             | Self::CountClients
             | Self::CheckGate
@@ -363,6 +371,8 @@ reasons! {
         BootSnapshot,
         /// Keepers that have not proven their image, or have no certificate yet.
         MembersPrepared,
+        /// The first member of a new cluster is starting.
+        FirstMember,
         /// A learner that has been added is starting.
         LearnerStarts,
         /// A learner is receiving the data.

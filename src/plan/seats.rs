@@ -36,7 +36,7 @@ fn not_enough(o: &Observed, seats: usize) -> Plan {
     Plan::hold(
         HoldReason::NotEnoughNodes,
         format!(
-            "spec.size is {}, but only {seats} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned, with an address that no other member has{}); add nodes or lower spec.size",
+            "spec.size is {}, but only {seats} of the {} nodes that match spec.pod.nodeSelector can take a member (ready, not cordoned, with an address that no other member has, without another etcd of this name{}); add nodes or lower spec.size",
             o.spec.size,
             o.nodes.len(),
             resting(o)

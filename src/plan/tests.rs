@@ -9,6 +9,8 @@ mod clients;
 mod corrupt;
 #[path = "tables/eviction.rs"]
 mod eviction;
+#[path = "tables/found.rs"]
+mod found;
 #[path = "tables/hand_over.rs"]
 mod hand_over;
 #[path = "tables/heal.rs"]
@@ -48,8 +50,8 @@ mod wording;
 
 use crate::{
     Address, AgentView, ApiServer, Boot, BootDrain, BootHost, ClientCounts, ClusterId, Downgrade, Etcd, EtcdHealth, EtcdMember,
-    Gate, HoldReason, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation, Readiness,
-    RemoteClient, Removal, Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
+    Founding, Gate, HoldReason, KeeperBinary, KeeperView, MemberId, Node, NodeName, Observed, Plan, Preflight, Preparation,
+    Readiness, RemoteClient, Removal, Restart, RunsWith, Seat, Snapshot, Spec, Step, Tombstone, WaitFor, plan,
 };
 
 /// The time of every table; all that is old is older than this.
@@ -82,6 +84,7 @@ fn before_the_first_change(nodes: usize, size: u32) -> Observed {
             drain: BootDrain::None,
             tombstone: Tombstone::None,
         },
+        founding: Founding::Over,
         etcd: Etcd::Known { cluster: ClusterId(7), members: vec![boot(leader())] },
         clients: ClientCounts::Unknown { missing: "not asked for".into() },
         gate: Gate::NotChecked,

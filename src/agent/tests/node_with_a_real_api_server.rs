@@ -83,6 +83,7 @@ fn seat() -> Seat {
             bootstrap: None,
             drain: None,
             archive: None,
+            retire: false,
         },
     }
 }

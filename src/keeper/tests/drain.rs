@@ -48,6 +48,44 @@ fn a_voter_keeps_its_vote_while_it_drains_also_when_nobody_watches() {
 }
 
 #[test]
+fn a_drain_waits_until_the_others_can_do_without_this_member() {
+    let mut bed = Bed::with_boot();
+    let mut node = bed.joined("cp1");
+    let mut other = bed.joined("cp2");
+    let etcd = node.etcd_pid();
+    other.power_off();
+    // As if the order came late: boot alone is no quorum of the two that would be left.
+    node.change_order(|o| o.drain = drain("drain-1"));
+    common::wait_for("the refusal", || node.log(), || node.log().contains("etcd is not drained yet").then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(is_etcd(etcd, &node.paths.data), "{}", node.log());
+    assert_eq!(node.state().phase, Phase::Running);
+    other.start_keeper();
+    node.wait_phase(Phase::Draining, "Removing");
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+    bed.boot.as_mut().unwrap().end();
+}
+
+#[test]
+fn a_drain_that_is_found_after_a_power_cut_needs_a_quorum_with_this_member_counted() {
+    let bed = Bed::with_boot();
+    let mut node = bed.joined("cp1");
+    node.power_off();
+    node.change_order(|o| o.drain = drain("drain-1"));
+    node.start_keeper();
+    // Of two voters the other one is well; but whoever ordered it may not be there to remove this one.
+    node.wait_state("the refusal", |s| s.message.contains("not drained yet: 1 of the 1 other voters"));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(node.state().phase, Phase::Running);
+    // Ordered anew.
+    node.change_order(|o| o.drain = drain("drain-2"));
+    node.wait_phase(Phase::Draining, "Removing");
+    bed.remove(&bed.boot().client, &node.member_id());
+    node.wait_phase(Phase::Stopped, "MemberRemoved");
+}
+
+#[test]
 fn a_member_that_is_not_removed_is_started_again_and_not_drained_twice() {
     let bed = Bed::with_boot();
     let mut node = bed.learner("cp1");
@@ -76,9 +114,9 @@ fn a_member_that_is_not_removed_is_started_again_and_not_drained_twice() {
 fn no_answer_from_the_others_is_no_removal() {
     let mut bed = Bed::with_boot();
     let mut node = bed.learner("cp1");
-    bed.boot.as_mut().unwrap().end();
     node.change_order(|o| o.drain = drain("drain-1"));
     node.wait_phase(Phase::Draining, "Removing");
+    bed.boot.as_mut().unwrap().end();
     let state = node.wait_phase(Phase::Running, "ColdStart");
     assert_eq!(state.drain.unwrap().step, DrainStep::StartedAgain);
     assert!(state.removed.is_empty());

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use common::{Bed, Plain, copy_dir};
-use etcd_operator_keeper::contract::{OneShot, Phase};
+use etcd_operator_keeper::contract::{OneShot, Permission, PermissionKind, Phase};
 
 /// An order for a member that boot's cluster lists; nothing runs yet.
 fn ordered(bed: &Bed, name: &str) -> common::Node {
@@ -221,21 +221,60 @@ fn data_that_no_cluster_asks_for_is_left_alone() {
     assert_eq!(node.archived().len(), 0);
 }
 
+fn bootstrap(id: &str) -> Permission {
+    Permission { id: id.into(), kind: PermissionKind::Bootstrap }
+}
+
 #[test]
 fn a_permission_is_used_once() {
     let bed = Bed::new();
     let mut node = bed.bootstrapped("cp1");
     node.change_order(|o| {
-        o.permission = Some(etcd_operator_keeper::contract::Permission {
-            id: "boot-cp1".into(),
-            kind: etcd_operator_keeper::contract::PermissionKind::Bootstrap,
-        });
+        o.permission = Some(bootstrap("boot-cp1"));
     });
     node.power_off();
     fs::remove_dir_all(node.data_dir()).unwrap();
     node.start_keeper();
     node.wait_phase(Phase::Waiting, "EmptyAndNoAnswer");
     node.stays(Phase::Waiting, "EmptyAndNoAnswer");
+}
+
+#[test]
+fn a_permission_that_is_older_than_the_state_permits_nothing() {
+    let bed = Bed::new();
+    let mut node = bed.node("cp1");
+    // The machine was made anew, and its agent has brought the order of before.
+    node.order.permission = Some(bootstrap("boot-cp1"));
+    node.write_order();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    node.stays(Phase::Waiting, "NotAddedYet");
+    assert!(node.state().consumed.contains(&"boot-cp1".to_owned()));
+}
+
+#[test]
+fn a_beginning_that_came_to_nothing_before_there_was_a_log_is_made_again() {
+    let bed = Bed::new();
+    let mut node = bed.node("cp1");
+    // Ends once, before it has made anything.
+    let (real, once) = (node.etcd.clone(), node.paths.keeper().with_file_name("once"));
+    let script = once.with_file_name("etcd-that-fails-once");
+    let text = format!(
+        "#!/bin/sh\ncase \"$1\" in --version) ;; *) [ -e {once} ] || {{ : >{once}; exit 1; }} ;; esac\nexec {real} \"$@\"\n",
+        once = once.display(),
+        real = real.display()
+    );
+    fs::create_dir_all(once.parent().unwrap()).unwrap();
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    node.etcd = script;
+    node.write_order();
+    node.start_keeper();
+    node.wait_phase(Phase::Waiting, "NotAddedYet");
+    node.change_order(|o| o.permission = Some(bootstrap("boot-cp1")));
+    node.wait_ready();
+    assert!(once.exists() && node.log().contains("gave up its first start"), "{}", node.log());
+    assert!(node.state().consumed.contains(&"boot-cp1".to_owned()));
 }
 
 #[test]

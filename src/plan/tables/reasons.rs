@@ -26,6 +26,7 @@ fn every_reason_is_tested_here_or_left_to_the_shell() {
         include_str!("heal.rs"),
         include_str!("shrink.rs"),
         include_str!("roll_out.rs"),
+        include_str!("found.rs"),
     ];
     let tested = |word: String| tests.iter().any(|t| t.contains(&word));
     for reason in HoldReason::ALL {

@@ -1,5 +1,8 @@
 //! What the scenarios share: a bed that stands just before the pivot, the operator's pivot command, the witness around both.
 
+pub mod others;
+pub mod usage;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 use std::time::{Duration, SystemTime};
@@ -389,7 +392,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 26] = [
+const SAMPLED: [&str; 27] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -416,16 +419,18 @@ const SAMPLED: [&str; 26] = [
     "the_drain_of_one_node_too_many_is_held_back",
     "a_member_with_flipped_bits_is_replaced_whoever_finds_out",
     "a_node_with_another_address_keeps_its_member",
+    "other_clusters_live_beside_the_datastore_and_end_in_the_archives",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.
-const LONG: [&str; 6] = [
+const LONG: [&str; 7] = [
     "another_version_rolls_out_one_member_at_a_time_and_a_bad_pod_is_taken_back",
     "other_settings_roll_out_one_member_at_a_time",
     "a_pivot_is_aborted_at_each_phase_and_held_and_ends",
     "all_nodes_lose_power_at_each_phase",
     "an_old_api_server_and_a_gigabyte_lose_no_write",
     "at_rest_it_writes_nothing",
+    "fifty_clusters_settle_and_rest",
 ];
 
 /// Whether a slow scenario runs: all of them in `make soak`, [`SAMPLE`] of them in `make test`, by `TEST_SEED`; all if neither is set.

@@ -1,12 +1,9 @@
 //! After the pivot, under 50 writes a second of others: the operator writes nothing and asks for no change of the membership.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use etcd_operator_bed::faults::{self, Process};
-use etcd_operator_bed::layout::Node;
+use etcd_operator_scenarios::usage::{audited, used};
 use etcd_operator_scenarios::{Stage, assert_clean, is_sampled};
-use serde_json::Value;
 
 const AT_REST: Duration = Duration::from_secs(300);
 
@@ -42,35 +39,8 @@ fn at_rest_it_writes_nothing() {
     }
 }
 
-/// Verb and resource of each write of the operator's, as the API server recorded them.
-fn audited(stage: &Stage, node: &Node) -> Vec<String> {
-    let log = std::fs::read_to_string(stage.bed.layout.disk(node, "var/log/kube-apiserver/audit.log")).unwrap();
-    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    events.map(|e| format!("{} {} by {}", e["verb"], e["requestURI"], e["user"]["username"])).collect()
-}
-
 /// How many lines about members all of the node's etcds have logged.
 fn membership_lines(stage: &Stage) -> usize {
     let words = ["\"added member\"", "\"removed member\"", "\"promote member\"", "\"updated member\""];
     stage.etcd_logs().iter().flat_map(|log| log.lines()).filter(|line| words.iter().any(|w| line.contains(w))).count()
-}
-
-/// Resident memory (MiB) and CPU time (s) of the operator's processes.
-fn used(nodes: &[Node]) -> BTreeMap<String, (f64, f64)> {
-    let mut all = BTreeMap::new();
-    for node in nodes {
-        for process in [Process::Controller, Process::Agent, Process::Keeper] {
-            for (number, pid) in faults::find(node, process).unwrap().into_iter().enumerate() {
-                let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-                let status = read("status");
-                let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
-                // User and system time, in ticks of 1/100 s, are the 12th and 13th field behind the name.
-                let stat = read("stat");
-                let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-                let ticks = [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<f64>().ok()).sum::<f64>();
-                all.insert(format!("{process:?} {} on {}", number + 1, node.name), (rss.unwrap_or(0.0) / 1024.0, ticks / 100.0));
-            }
-        }
-    }
-    all
 }

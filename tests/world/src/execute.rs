@@ -196,7 +196,8 @@ fn apply(world: &mut World, controller: &mut Controller, step: &Step, seen: &Obs
             let seat = seat_on(world, node)?;
             (seat.restart, seat.changed_at) = (None, now);
         }
-        Step::PrepareRollOut
+        Step::Found { .. }
+        | Step::PrepareRollOut
         | Step::RollBack { .. }
         | Step::EnableDowngrade
         | Step::CancelDowngrade

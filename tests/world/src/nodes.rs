@@ -59,6 +59,8 @@ pub struct Keeper {
     pub runs_with: u8,
     /// Until when it restarts etcd with other ones.
     pub restarts_until: Option<Ms>,
+    /// The member as which it began a cluster.
+    pub founded: Option<MemberId>,
     /// Its order is for an address that its node does not have.
     pub elsewhere: bool,
 }
@@ -112,7 +114,7 @@ fn keep(world: &mut World, index: usize) {
     if world.nodes[index].on_since.is_none_or(|on| now < on + KUBELET_START_MS) {
         return;
     }
-    let url = format!("https://{}:2380", world.address(index));
+    let address = world.address(index);
     let (looks, reachable, raft) = (world.keepers_look, world.raft.leader.is_some(), &mut world.raft);
     let Some(keeper) = world.nodes[index].keeper.as_mut() else { return };
     if let Some(data) = keeper.data
@@ -125,7 +127,7 @@ fn keep(world: &mut World, index: usize) {
     }
     let Some(order) = keeper.order.filter(|id| !keeper.removed.contains(id)) else { return };
     // Nor do its peers find it where they do not look.
-    if keeper.elsewhere || raft.listed(order).is_some_and(|m| m.peer_url != url) {
+    if keeper.elsewhere || raft.listed(order).is_some_and(|m| crate::world::host(&m.peer_url) != address) {
         if raft.runs(order) {
             raft.stop(order);
         }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use etcd_operator_plan::{
-    Absences, Address, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Gate, KeeperBinary, MemberId,
-    Node, NodeName, Observed, Preflight, Preparation, Progress, Readiness, RemoteClient, RunsWith, Sample, Seat, SeatSeen,
+    Absences, Address, AgentView, Boot, ClientCounts, ClusterId, Etcd, EtcdHealth, EtcdMember, Founding, Gate, KeeperBinary,
+    MemberId, Node, NodeName, Observed, Preflight, Preparation, Progress, Readiness, RemoteClient, RunsWith, Sample, Seat,
+    SeatSeen,
 };
 
 use crate::api::{Api, SeatObject};
@@ -102,6 +103,7 @@ pub fn observe(world: &World, controller: &mut Controller, sight: &Sight) -> Opt
             .collect(),
         seats: seats.iter().map(|s| seat(world, controller, s, api.settings)).collect(),
         boot: boot(world, &api),
+        founding: Founding::Over,
         etcd,
         clients: clients(world, &api, &seats),
         gate,

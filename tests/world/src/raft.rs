@@ -146,6 +146,22 @@ impl Raft {
         }
     }
 
+    /// No cluster yet.
+    #[must_use]
+    pub fn nothing() -> Self {
+        let raft = Self::of_boot(MemberId(0), "", 0);
+        Self { config: Vec::new(), processes: BTreeMap::new(), leader: None, ..raft }
+    }
+
+    /// A new cluster of one member; on an empty disk, and never beside another one.
+    pub fn found(&mut self, now: Ms, id: MemberId, peer_url: &str) {
+        self.config.push(Listed { id, name: String::new(), peer_url: peer_url.into(), learner: false });
+        self.processes.insert(id, Process { log: Log::with(1), life: Life::Down });
+        (self.commit, self.next_id) = (1, id.0.wrapping_add(1).max(2));
+        self.changed(now);
+        self.start(now, id);
+    }
+
     /// The check of a compaction (`CompactHashCheck`): the leader accuses who differs from a quorum.
     pub fn compare(&mut self) {
         let is_bad = |id: &MemberId| self.corrupt.contains(id) && self.runs(*id);

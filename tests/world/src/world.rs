@@ -64,6 +64,10 @@ pub struct World {
     pub servers: Vec<ApiServer>,
     /// Whether keepers look for themselves, before a restart, whether the others are a quorum. The planner must do without.
     pub keepers_look: bool,
+    /// The cluster's ID.
+    pub cluster_id: u64,
+    /// Whether the API lives on another etcd than this one.
+    pub api_elsewhere: bool,
     /// Whether the shipped agents act on the nodes, instead of the model's.
     pub shipped: bool,
     /// What happened, for the checks.
@@ -114,6 +118,8 @@ impl World {
             api,
             servers: Vec::new(),
             keepers_look: true,
+            cluster_id: 7,
+            api_elsewhere: false,
             shipped: false,
             trace: Trace::default(),
         };
@@ -157,8 +163,9 @@ impl World {
     /// The ID of the listed member on a node.
     #[must_use]
     pub fn member_on(&self, node: usize) -> Option<MemberId> {
-        let urls = [peer_url(node), format!("https://{}:2380", self.address(node))];
-        self.raft.config.iter().find(|m| urls.contains(&m.peer_url)).map(|m| m.id)
+        let hosts = [ip(node), self.address(node)];
+        let is_of = |m: &&crate::raft::Listed| m.id != BOOT && hosts.iter().any(|own| own == host(&m.peer_url));
+        self.raft.config.iter().find(is_of).map(|m| m.id)
     }
 
     /// Whether boot is listed.
@@ -191,7 +198,7 @@ impl World {
     /// Whether the API answers: an API server with a way to a member that serves.
     #[must_use]
     pub fn api_answers(&self) -> bool {
-        self.raft.spare_voters() >= 0 && self.servers.iter().any(|s| s.reaches_etcd(self))
+        self.api_elsewhere || self.raft.spare_voters() >= 0 && self.servers.iter().any(|s| s.reaches_etcd(self))
     }
 }
 
@@ -205,6 +212,11 @@ fn boot_peer_url(host: BootHost) -> String {
 
 pub(crate) fn peer_url(node: usize) -> String {
     format!("https://{}:2380", ip(node))
+}
+
+/// `10.0.0.1` of `https://10.0.0.1:2380`.
+pub(crate) fn host(url: &str) -> &str {
+    url.trim_start_matches("https://").split(':').next().unwrap_or_default()
 }
 
 /// Internal IP of a node.

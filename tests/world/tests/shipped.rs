@@ -319,6 +319,35 @@ fn a_member_whose_node_has_another_address_stays_the_one_that_it_was() {
     }
 }
 
+/// A cluster that begins anew, beside the API.
+fn standalone(nodes: usize, size: u32, after: After) -> Tale {
+    Tale { standalone: true, after, ..Tale::of(Setup::of(nodes, size)) }
+}
+
+#[test]
+fn a_cluster_without_boot_begins_once_and_ends_in_the_archives() {
+    for size in [1, 3] {
+        let ending = undisturbed(&standalone(3, size, After::Deleted));
+        let calls = &ending.calls[&Who::Controller(0)];
+        assert!(calls.iter().all(|call| !call.starts_with("Member") || call.starts_with("MemberList")), "{calls:?}");
+    }
+}
+
+#[test]
+fn whoever_dies_a_cluster_without_boot_begins_once() {
+    for after in [After::Nothing, After::Scale(1), After::Wipe(1), After::Deleted] {
+        let base = standalone(3, 3, after);
+        let reference = tell(&base);
+        assert_eq!(wrong(&reference), None, "{after:?}: {}", reference.story);
+        let mut tales = deaths(&reference, Who::Controller(0), &base);
+        tales.extend(deaths(&reference, Who::Agent(0), &base));
+        tales.extend(power_cuts(&reference, Who::Controller(0), &base));
+        play(&format!("without boot, {after:?}"), tales);
+        let ending = tell(&Tale { two_controllers: true, ..base });
+        assert_eq!(wrong(&ending), None, "{after:?}: {}", ending.story);
+    }
+}
+
 #[test]
 fn etcd_members_from_a_backup_stop_nothing_and_say_what_is_there_again() {
     for after in [After::Restored { earlier_members: false }, After::Restored { earlier_members: true }, After::Blank] {

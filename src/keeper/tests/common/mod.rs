@@ -213,9 +213,11 @@ impl Bed {
     pub fn bootstrapped_with(&self, name: &str, etcd: PathBuf) -> Node {
         let mut node = self.node(name);
         node.etcd = etcd;
-        node.order.permission = Some(Permission { id: format!("boot-{name}"), kind: PermissionKind::Bootstrap });
         node.write_order();
         node.start_keeper();
+        // As the controller, which permits nothing before it has seen a state.
+        node.wait_phase(Phase::Waiting, "NotAddedYet");
+        node.change_order(|o| o.permission = Some(Permission { id: format!("boot-{name}"), kind: PermissionKind::Bootstrap }));
         node.wait_ready();
         let identity = node.state().identity.unwrap();
         node.order.cluster_id = Some(identity.cluster_id);
@@ -332,6 +334,7 @@ impl Node {
             permission: None,
             drain: None,
             archive: None,
+            retire: false,
             restart: None,
             keeper: None,
         };

@@ -141,12 +141,37 @@ impl Objects {
                 metadata["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
             }
         }
+        let is_over = object["metadata"]["deletionTimestamp"].is_string()
+            && object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+        if is_over && before.is_some() {
+            self.remove(&key, &object);
+            return object;
+        }
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
         self.history.push((self.version, kind, key.clone(), object.clone()));
-        self.all.insert(key, object.clone());
+        self.all.insert(key.clone(), object.clone());
+        // What is made for an owner that is gone is collected.
+        let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let is_there = |owner: &Value| self.all.values().any(|o| o["metadata"]["uid"] == owner["uid"]);
+        if !owners.is_empty() && !owners.iter().any(is_there) {
+            self.remove(&key, &object);
+        }
         object
+    }
+
+    /// It is gone, and with it what it owns.
+    fn remove(&mut self, key: &Key, object: &Value) {
+        let uid = object["metadata"]["uid"].clone();
+        let owns = |o: &Value| o["metadata"]["ownerReferences"].as_array().is_some_and(|all| all.iter().any(|r| r["uid"] == uid));
+        let gone: Vec<Key> = self.all.iter().filter(|(k, o)| *k == key || owns(o)).map(|(k, _)| k.clone()).collect();
+        for key in gone {
+            if let Some(object) = self.all.remove(&key) {
+                self.version += 1;
+                self.history.push((self.version, "DELETED", key, object));
+            }
+        }
     }
 }
 
@@ -264,7 +289,8 @@ impl Service {
             let why = "rpc error: code = DataLoss desc = etcdserver: corrupt cluster";
             return refuse(&Refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", why.into()));
         }
-        if asked.method != Method::GET && lock(&self.world).write().is_none() {
+        let is_elsewhere = lock(&self.world).api_elsewhere;
+        if asked.method != Method::GET && !is_elsewhere && lock(&self.world).write().is_none() {
             return refuse(&Refused(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "etcdserver: leader changed".into()));
         }
         let done = self.store.objects().carry_out(&asked);
@@ -280,7 +306,7 @@ impl Service {
         loop {
             {
                 let world = lock(&self.world);
-                if world.api_answers() && world.raft.leader.is_some() {
+                if world.api_elsewhere || world.api_answers() && world.raft.leader.is_some() {
                     return true;
                 }
             }

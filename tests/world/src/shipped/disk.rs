@@ -8,6 +8,7 @@ use etcd_operator_agent::AgentArgs;
 use etcd_operator_keeper::contract::{
     DrainState, DrainStep, EtcdSettings, FORMAT, KEEPER_POD, Order, Paths, Phase, Proof, Run, State,
 };
+use etcd_operator_keeper::identity;
 use etcd_operator_keeper::order::objection;
 use etcd_operator_plan::{DATA_IS_CORRUPT, MemberId};
 use k8s_openapi::api::core::v1::Pod;
@@ -19,8 +20,8 @@ use crate::api::Restart;
 use crate::boot::BootHost;
 use crate::checks::Violation;
 use crate::nodes::{self, KUBELET_START_MS, Keeper};
-use crate::raft::{DRAIN_MS, Life, Listed};
-use crate::world::{BOOT, ELSEWHERE, World, ip};
+use crate::raft::{DRAIN_MS, Life, Listed, Raft};
+use crate::world::{BOOT, ELSEWHERE, World, host, ip};
 
 /// From the manifest to the keeper's first word, ms.
 const POD_STARTS_MS: Ms = 1_500;
@@ -109,7 +110,7 @@ pub(crate) fn boot_ip(world: &World) -> String {
 pub(crate) fn client_url(world: &World, member: &Listed) -> String {
     match member.id {
         BOOT => format!("https://{}:12379", boot_ip(world)),
-        _ => member.peer_url.replace(":2380", ":2379"),
+        _ => super::etcd::client_url(&member.peer_url),
     }
 }
 
@@ -286,10 +287,11 @@ impl Disks {
         let address = world.address(node);
         let keeper = world.nodes[node].keeper.get_or_insert(Keeper { since: now, ..Keeper::default() });
         let id = order.member_id.as_deref().and_then(|id| u64::from_str_radix(id, 16).ok()).map(MemberId);
-        keeper.elsewhere = order.etcd.peer_url != format!("https://{address}:2380");
+        keeper.elsewhere = host(&order.etcd.peer_url) != address;
         (keeper.settings, keeper.restart) = (settings_of(&order), restart_of(&order));
+        let began = found(process, keeper, &mut world.raft, &mut world.cluster_id, now, &order);
         keeper.order = match order.run {
-            Run::Run => id,
+            Run::Run => id.or(began),
             Run::Wait | Run::Stop => None,
         };
         if let (Some(id), Some(pod)) = (id, &process.pod) {
@@ -416,6 +418,29 @@ fn restart_of(order: &Order) -> Option<Restart> {
     Some(Restart { id, faults_seen: u64::MAX })
 }
 
+/// A keeper that is permitted to begins a cluster, once. Returns as whom.
+fn found(
+    process: &KeeperProcess,
+    keeper: &mut Keeper,
+    raft: &mut Raft,
+    cluster: &mut u64,
+    now: Ms,
+    order: &Order,
+) -> Option<MemberId> {
+    let Some(permission) = order.permission.as_ref().filter(|_| order.run == Run::Run) else { return keeper.founded };
+    let is_new = keeper.founded.is_none() && keeper.data.is_none() && order.member_id.is_none();
+    if is_new && !process.written.consumed.contains(&permission.id) {
+        let owner = identity::of_new_cluster(&order.etcd.peer_url, &permission.id);
+        let id = MemberId(owner.member.0);
+        (keeper.founded, keeper.data) = (Some(id), Some(id));
+        keeper.ran_here.push(id);
+        *cluster = owner.cluster.0;
+        raft.names.insert(id, order.member_name.clone());
+        raft.found(now, id, &order.etcd.peer_url);
+    }
+    keeper.founded
+}
+
 /// Drain, remove, kill, on the keeper's side.
 fn drain(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Order) {
     let now = world.now;
@@ -449,7 +474,8 @@ fn drain(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Or
 fn archive(process: &mut KeeperProcess, world: &mut World, node: usize, order: &Order, paths: &Paths) {
     let Some(wanted) = &order.archive else { return };
     let Some(keeper) = world.nodes[node].keeper.as_mut() else { return };
-    let is_removed = keeper.data.is_some_and(|d| keeper.removed.contains(&d));
+    let is_retired = order.retire && order.run == Run::Stop && keeper.data.is_some();
+    let is_removed = keeper.data.is_some_and(|d| keeper.removed.contains(&d)) || is_retired;
     if is_removed && !process.archived.contains(&wanted.id) {
         process.archived.push(wanted.id.clone());
         keeper.data = None;
@@ -484,6 +510,14 @@ fn state(process: &KeeperProcess, world: &World, node: usize, order: &Order) -> 
     consumed.extend(restarted.map(|restart| restart.id.clone()).filter(|id| !process.written.consumed.contains(id)));
     let is_up = matches!(life, Some(Life::Up { .. } | Life::Draining { .. }));
     let runs_with = EtcdSettings { heartbeat_ms: u32::from(keeper.runs_with) * 100, ..order.etcd.clone() };
+    consumed.extend(
+        order
+            .permission
+            .iter()
+            .filter(|_| keeper.founded.is_some())
+            .map(|p| p.id.clone())
+            .filter(|id| !process.written.consumed.contains(id)),
+    );
     consumed.extend(process.archived.iter().filter(|id| !process.written.consumed.contains(id)).cloned());
     State {
         format: FORMAT,

@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::calls::Calls;
 use super::disk;
-use super::{CLUSTER_ID, SharedWorld, lock};
+use super::{SharedWorld, lock};
 use crate::raft::{Life, Refusal};
 use crate::world::{BOOT, World};
 use crate::{boot, checks};
@@ -49,7 +49,7 @@ impl Dial for Way {
     }
 
     fn peer_hash<'a>(&'a self, peer_url: &'a str, _: &'a Tls, _: ids::ClusterId, revision: i64) -> Answer<'a, HashKv> {
-        let url = peer_url.replace(":2380", ":2379");
+        let url = client_url(peer_url);
         let client = Client { url, world: self.world.clone(), calls: self.calls.clone() };
         Box::pin(async move { client.hash("peer HashKV", revision).await })
     }
@@ -119,14 +119,25 @@ impl Host for Way {
     }
 }
 
+/// Client and peer ports of the datastore's members, and of those of the first other cluster.
+const PORTS: [u16; 4] = [2379, 2380, 22_379, 22_380];
+
+/// Where the clients of a member reach it.
+pub(crate) fn client_url(peer_url: &str) -> String {
+    peer_url.strip_suffix("380").map_or_else(|| peer_url.to_owned(), |start| format!("{start}379"))
+}
+
 /// Who listens at `ip:port`, and whether his host has power.
 fn member_at(world: &World, address: &str) -> Option<(MemberId, bool)> {
     let powered = |node: usize| world.nodes[node].on_since.is_some();
     if [12379, 12380].iter().any(|port| address == format!("{}:{port}", disk::boot_ip(world))) {
         return Some((BOOT, disk::boot_node(world).is_none_or(powered)));
     }
-    let node =
-        (0..world.nodes.len()).find(|n| [2379, 2380].iter().any(|port| address == format!("{}:{port}", world.address(*n))))?;
+    let own = |node: usize| {
+        let host = world.address(node);
+        PORTS.iter().any(|port| address == format!("{host}:{port}"))
+    };
+    let node = (0..world.nodes.len()).find(|node| own(*node))?;
     let id = world.nodes[node].keeper.as_ref().and_then(|k| k.data).or_else(|| world.member_on(node))?;
     Some((id, powered(node)))
 }
@@ -237,7 +248,7 @@ impl Endpoint for Client {
                 is_learner: m.learner,
             };
             let members = world.raft.config.iter().map(member).collect();
-            Ok(Members { cluster_id: ids::ClusterId(CLUSTER_ID), members })
+            Ok(Members { cluster_id: ids::ClusterId(world.cluster_id), members })
         }))
     }
 
@@ -246,7 +257,7 @@ impl Endpoint for Client {
             let commit = world.raft.commit;
             let applied = commit.saturating_sub(world.raft.lag(id));
             Ok(MemberStatus {
-                cluster_id: ids::ClusterId(CLUSTER_ID),
+                cluster_id: ids::ClusterId(world.cluster_id),
                 member_id: ids::MemberId(id.0),
                 version: world.raft.versions.get(&id).cloned().unwrap_or_else(|| super::VERSION.into()),
                 leader: world.raft.leader.map(|l| ids::MemberId(l.0)),

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::nodes::{power_cut, power_on};
+use crate::raft::Raft;
 use crate::world::{Setup, TICK_MS, World, ip, peer_url};
 use crate::{Ms, Violation, checks};
 use api_server::{Service, Store};
@@ -49,7 +50,6 @@ const EARLIER: &str = "3.5.33";
 const NEWEST: &str = "3.6.0";
 /// How long etcd takes to convert its data, ms.
 const CONVERTS_MS: Ms = 2_000;
-const CLUSTER_ID: u64 = 7;
 
 pub(crate) type SharedWorld = Arc<Mutex<World>>;
 
@@ -116,6 +116,8 @@ pub enum After {
     },
     /// All EtcdMembers are gone, and come back blank: made while etcd could not be asked.
     Blank,
+    /// The EtcdCluster is deleted.
+    Deleted,
 }
 
 /// What happens in the middle of a downgrade.
@@ -177,6 +179,8 @@ pub struct Tale {
     pub after: After,
     /// What boot is.
     pub boot_is: BootIs,
+    /// A cluster that begins anew, and not the API's.
+    pub standalone: bool,
 }
 
 impl Tale {
@@ -193,6 +197,7 @@ impl Tale {
             slow: None,
             after: After::Nothing,
             boot_is: BootIs::AsSetUp,
+            standalone: false,
         }
     }
 }
@@ -288,6 +293,12 @@ impl<'a> Stage<'a> {
     fn new(tale: &'a Tale) -> Self {
         let mut world = World::new(&tale.setup);
         world.shipped = true;
+        if tale.standalone {
+            (world.raft, world.api_elsewhere) = (Raft::nothing(), true);
+            world.servers.clear();
+            // What boot was told before never was.
+            world.trace = crate::checks::Trace::default();
+        }
         if let (Some(url), Some(boot)) = (tale.boot_peer_url, world.raft.config.first_mut()) {
             url.clone_into(&mut boot.peer_url);
         }
@@ -415,6 +426,11 @@ impl<'a> Stage<'a> {
                 spec["generation"] = json!(0);
                 spec["lineage"] = json!(0);
             }),
+            After::Deleted => {
+                let mut cluster = self.cluster();
+                cluster["metadata"]["deletionTimestamp"] = json!("2026-01-01T01:00:00Z");
+                self.store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+            }
             After::Nothing | After::Upgrade => {}
         }
         {
@@ -451,7 +467,8 @@ impl<'a> Stage<'a> {
             | After::Corrupt { .. }
             | After::Moved(_)
             | After::Restored { .. }
-            | After::Blank => None,
+            | After::Blank
+            | After::Deleted => None,
         }
     }
 
@@ -530,6 +547,7 @@ impl<'a> Stage<'a> {
                     replace_after: REPLACE_AFTER,
                     metrics: Metrics::default(),
                     metrics_address: None,
+                    standalone: true,
                     binary: Some(self.disks.operator()),
                 };
                 tokio::spawn(etcd_operator::controller::serve(args, client, Arc::new(way), std::future::pending()))
@@ -571,7 +589,8 @@ impl<'a> Stage<'a> {
                     | After::Gone(_)
                     | After::Moved(_)
                     | After::Restored { .. }
-                    | After::Blank => true,
+                    | After::Blank
+                    | After::Deleted => true,
                 };
         }
         let etcd_restarts = self.etcd_processes().iter().filter(|(id, since)| before.get(id) != Some(since)).count();
@@ -712,6 +731,9 @@ impl<'a> Stage<'a> {
     }
 
     fn is_complete(&self) -> bool {
+        if self.tale.after == After::Deleted && self.changed_at.is_some() {
+            return self.is_deleted();
+        }
         let cluster = self.cluster();
         let conditions = cluster["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let is_true = |name: &str| conditions.iter().any(|c| c["type"] == name && c["status"] == "True");
@@ -730,7 +752,18 @@ impl<'a> Stage<'a> {
         // Before it happens all is well, too.
         let is_well = is_as_told || cluster["spec"]["version"] != BAD && is_true("Ready");
         let is_over = self.changed_at.is_none() || !matches!(self.tale.after, After::Downgrade(Some(_)));
-        is_over && self.dead.is_empty() && power && up && size && is_true("PivotComplete") && is_well
+        let has_moved = self.tale.standalone || is_true("PivotComplete");
+        is_over && self.dead.is_empty() && power && up && size && has_moved && is_well
+    }
+
+    /// Whether nothing of it is left but what lies in the archives.
+    fn is_deleted(&self) -> bool {
+        let world = lock(&self.world);
+        let runs = world.raft.processes.values().any(|p| p.life != crate::raft::Life::Down);
+        let has_data = world.nodes.iter().any(|n| n.keeper.as_ref().is_some_and(|k| k.data.is_some()));
+        let gone =
+            ["etcdclusters", "etcdmembers", "services", "endpointslices"].iter().all(|kind| self.store.show(kind).is_empty());
+        self.dead.is_empty() && !runs && !has_data && gone
     }
 
     /// What happens in the minute after the end, when nothing should.
@@ -806,6 +839,14 @@ fn objects(store: &Store, world: &World, tale: &Tale) {
             },
         });
         store.put("nodes", "", &name, object);
+    }
+    if tale.standalone {
+        let cluster = json!({
+            "apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {},
+            "spec": {"size": tale.setup.size, "version": VERSION, "repository": REPOSITORY},
+        });
+        store.put("etcdclusters", NAMESPACE, CLUSTER, cluster);
+        return;
     }
     let (cert, key) = ca();
     let text = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
