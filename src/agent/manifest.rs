@@ -94,6 +94,7 @@ pub(crate) fn apply(
     let inputs = Inputs::of(args, cluster, &seat.pod, seat.probe_port, &node);
     let digest = digest(&inputs)?;
     let path = path(args, cluster);
+    is_ours(args, cluster)?;
     let (copy, lies) = (copy(args, cluster)?, on_disk(args, cluster)?);
     let is_of = |copy: &&Copy| copy.digest == digest;
     // Nothing is replaced by what runs, nor by what lies there already; nor where nothing has ever been.
@@ -194,6 +195,11 @@ fn read(text: String) -> Option<Copy> {
 pub(crate) fn remove(args: &AgentArgs, cluster: &str) -> Result<bool, Problem> {
     is_ours(args, cluster)?;
     files::remove(&path(args, cluster))
+}
+
+/// Whether a manifest of ours lies there.
+pub(crate) fn lies(args: &AgentArgs, cluster: &str) -> bool {
+    on_disk(args, cluster).is_ok_and(|lies| lies.is_some())
 }
 
 /// Whether what lies at the manifest's place, if anything does, was written by an agent: torn or edited as it may be by now.

@@ -278,13 +278,15 @@ fn on_disk(agent: &Agent, member: &EtcdMember, boot_pki: &std::path::Path, look:
     }
     // Certificates.
     let certified = match &spec.certificates {
-        Some(certificates) => match pki::install(&pki, certificates, spec.role != Role::Boot && seat::is_up(&paths)) {
-            Ok(()) => true,
-            Err(problem) => {
-                seen.problems.push(problem);
-                false
+        Some(certificates) => {
+            match pki::install(&pki, certificates, spec.role != Role::Boot && seat::has_member(args, &spec.cluster_name)) {
+                Ok(()) => true,
+                Err(problem) => {
+                    seen.problems.push(problem);
+                    false
+                }
             }
-        },
+        }
         None => false,
     };
     match spec.role {

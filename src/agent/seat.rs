@@ -35,7 +35,9 @@ pub(crate) fn apply(
     asked: Option<&Asked>,
 ) -> Result<(), Problem> {
     let (cluster, paths) = (&member.spec.cluster_name, args.paths(&member.spec.cluster_name));
-    manifest::is_ours(args, cluster)?;
+    if !paths.order().exists() {
+        manifest::is_ours(args, cluster)?;
+    }
     copy_keeper(args, &paths)?;
     write_order(&paths, member.spec.lineage, seat)?;
     // After the order, which must reach the keeper also where there is no room for another binary: one that is not there is not run.
@@ -55,9 +57,11 @@ pub(crate) fn apply(
     offered.and(proven)
 }
 
-/// Whether the keeper says that its etcd runs.
-pub(crate) fn is_up(paths: &Paths) -> bool {
-    files::read_json::<State>(&paths.state()).ok().flatten().is_some_and(|state| runs(&state))
+/// Whether a member is here that was not removed: whatever its keeper says at this moment, it may run, or be about to.
+pub(crate) fn has_member(args: &AgentArgs, cluster: &str) -> bool {
+    let state = files::read_json::<State>(&args.paths(cluster).state()).ok().flatten().unwrap_or_default();
+    let is_member = state.ran_here.last().is_some_and(|id| !state.removed.contains(id));
+    is_member && manifest::lies(args, cluster)
 }
 
 fn runs(state: &State) -> bool {
@@ -173,10 +177,12 @@ fn offer_keeper(args: &AgentArgs, binary: &Binary, paths: &Paths, seat: &Seat) -
 
 fn write_order(paths: &Paths, lineage: i64, seat: &Seat) -> Result<(), Problem> {
     let wanted = Order { keeper: seat.keeper.clone(), ..order(lineage, &seat.order) };
-    if let Some(current) = files::read_json::<Order>(&paths.order())? {
+    // What no keeper has ever read says nothing of what was here.
+    let is_void = |current: &Order| current.run == Run::Stop && !paths.state().exists();
+    if let Some(current) = files::read_json::<Order>(&paths.order())?.filter(|current| !is_void(current)) {
         // Whatever the controller believes that this EtcdCluster is.
         let is_datastores = |url: &str| keeper_address(url).is_some_and(|address| address.port() == DATASTORE_PORT);
-        if is_datastores(&current.etcd.client_url) && !is_datastores(&wanted.etcd.client_url) {
+        if current.run != Run::Stop && is_datastores(&current.etcd.client_url) && !is_datastores(&wanted.etcd.client_url) {
             return Err(Problem::new(
                 Reason::OrderOlder,
                 "the order on this node is of the cluster's own datastore, and the spec's of another cluster: it was not written; give EtcdCluster and EtcdMembers back as they were",
@@ -423,6 +429,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&manifest).unwrap(), "kind: Pod");
 
         // The order of the datastore: another cluster of its name gets none here, however high it counts.
+        let mut again = seat.clone();
+        again.order.sequence = gone.order.sequence + 1;
+        write_order(&paths, member.spec.lineage, &again).unwrap();
         let mut other = seat.clone();
         (other.order.sequence, other.order.client_url) = (99, seat.order.client_url.replace(":2379", ":22379"));
         assert_ne!(other.order.client_url, seat.order.client_url);
@@ -474,6 +483,40 @@ mod tests {
             std::fs::write(paths.keeper_next(), "").unwrap();
         }
         assert_eq!(read(paths.keeper()).as_deref(), Some("one"));
+    }
+
+    #[test]
+    fn a_member_is_here_while_its_manifest_lies_and_it_was_not_removed_whatever_its_keeper_says() {
+        let root = tempfile::tempdir().unwrap();
+        let args = testing::args(root.path());
+        std::fs::create_dir_all(&args.static_pod_path).unwrap();
+        let paths = args.paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let ran = State { ran_here: vec!["a".into(), "b".into()], phase: Phase::Waiting, ..State::default() };
+        files::write_json(&paths.state(), &ran, files::SECRET).unwrap();
+        assert!(!has_member(&args, "kube-etcd"), "no kubelet starts it");
+        manifest::apply(&args, "kube-etcd", &testing::member().spec.seat.unwrap(), None, Replace::Idle).unwrap();
+        assert!(has_member(&args, "kube-etcd"));
+        files::write_json(&paths.state(), &State { removed: vec!["b".into()], ..ran }, files::SECRET).unwrap();
+        assert!(!has_member(&args, "kube-etcd"));
+    }
+
+    #[test]
+    fn an_order_to_stop_that_no_keeper_ever_read_stands_in_no_later_clusters_way() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = testing::args(root.path()).paths("kube-etcd");
+        std::fs::create_dir_all(&paths.dir).unwrap();
+        let mut seat = testing::member().spec.seat.unwrap();
+        (seat.order.run, seat.order.sequence) = (RunSpec::Stop, 5);
+        write_order(&paths, 1, &seat).unwrap();
+        let mut first = testing::member().spec.seat.unwrap();
+        first.order.sequence = 1;
+        let state = State::default();
+        files::write_json(&paths.state(), &state, files::SECRET).unwrap();
+        assert_eq!(write_order(&paths, 1, &first).unwrap_err().reason, Reason::OrderOlder);
+        std::fs::remove_file(paths.state()).unwrap();
+        write_order(&paths, 1, &first).unwrap();
+        assert_eq!(written(&paths).sequence, 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Clusters that have no boot member: what stands before their first member, and its beginning (`plan/found.rs`).
 
+use std::collections::BTreeSet;
+
 use etcd_operator_api::cluster::Founding;
 use etcd_operator_api::member::{EtcdMember, OrderSpec, Role, RunSpec};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
@@ -12,7 +14,7 @@ use kube::api::ListParams;
 use super::act::{Outcome, seat_of};
 use super::members::{self, Ports};
 use super::memory::Memory;
-use super::observe::{View, is_fresh, readiness};
+use super::observe::{View, is_fresh};
 use super::{Context, ControllerError, api_error, clients, readdress, retire, status, structure};
 
 /// The first ports that are given where the spec says none: every tenth, as long as none is one of the operator's own (23791, `cli.rs`).
@@ -145,19 +147,15 @@ pub(crate) fn founding(context_allows: bool, view: &View, memory: &Memory) -> pl
         return not(HoldReason::InvalidSpec, "metadata.name: must begin with a letter, as a Service is called after it; delete this EtcdCluster and make it with another name".into());
     }
     if !view.cluster.finalizers().iter().any(|f| f == retire::FINALIZER) {
-        return not(HoldReason::InvalidSpec, memory.not_taken_over.clone().unwrap_or_else(|| silent(&unheard(view))));
+        return memory.not_taken_over.clone().map_or(plan::Founding::Unheard, |why| not(HoldReason::InvalidSpec, why));
     }
     match (&view.ca, view.status.first_port) {
         (Err(why), _) => return not(HoldReason::CaSecretUnusable, why.clone()),
         (Ok(_), Some(_)) => {}
         (Ok(_), None) if unheard(view).is_empty() => return not(HoldReason::InvalidSpec, no_port(view)),
-        (Ok(_), None) => return not(HoldReason::InvalidSpec, silent(&unheard(view))),
+        (Ok(_), None) => return plan::Founding::Unheard,
     }
-    let unasked = unanswered(view, memory);
-    if view.seats().is_empty() || unasked.is_empty() {
-        return plan::Founding::Open;
-    }
-    not(HoldReason::InvalidSpec, silent(&unasked))
+    if view.seats().is_empty() || unanswered(view, memory).is_empty() { plan::Founding::Open } else { plan::Founding::Unheard }
 }
 
 /// Whether anything is done about it. What was begun when it was allowed is kept.
@@ -183,11 +181,13 @@ fn seat_orders(members: &[EtcdMember]) -> impl Iterator<Item = &OrderSpec> {
 fn unheard(view: &View) -> Vec<String> {
     let is_heard =
         |node: &str| view.member_of(node).is_some_and(|m| m.status.as_ref().is_some_and(|s| s.observed_generation.is_some()));
-    usable(view).filter(|node| !is_heard(node)).collect()
+    asked(view).filter(|node| !is_heard(node)).collect()
 }
 
-fn usable(view: &View) -> impl Iterator<Item = String> {
-    view.nodes.iter().filter(|n| readiness(n) != plan::Readiness::NotReady).map(ResourceExt::name_any)
+/// Whoever may have something to say: also nodes that are NotReady. A human takes the label or the Node of one away that is gone.
+fn asked(view: &View) -> impl Iterator<Item = String> {
+    let of_seats = view.seats().into_iter().map(|m| m.spec.node_name.clone());
+    view.nodes.iter().map(ResourceExt::name_any).chain(of_seats).collect::<BTreeSet<_>>().into_iter()
 }
 
 /// Begin of the questions that are asked before a beginning, and of those with which a seat is given.
@@ -196,18 +196,11 @@ pub(crate) const ASK: &str = "seat";
 /// Nodes whose agent has not answered since this controller looks after the cluster. What stands there may be of a backup.
 fn unanswered(view: &View, memory: &Memory) -> Vec<String> {
     let answers = |node: &str| view.member_of(node).is_some_and(|m| is_asked(m, memory) && is_fresh(m));
-    usable(view).filter(|node| !answers(node)).collect()
+    asked(view).filter(|node| !answers(node)).collect()
 }
 
 fn is_asked(member: &EtcdMember, memory: &Memory) -> bool {
     members::asked_at(ASK, &member.spec.nonce).is_some_and(|at| at >= memory.since_ms)
-}
-
-fn silent(nodes: &[String]) -> String {
-    if nodes.is_empty() {
-        return "it is about to be taken over".into();
-    }
-    format!("nothing is begun before the agents on {} have said what is there: look at their pods", nodes.join(", "))
 }
 
 fn no_port(view: &View) -> String {
@@ -235,7 +228,10 @@ pub(crate) async fn ensure(context: &Context, view: &View, memory: &mut Memory) 
         Err(ControllerError::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 403) => {
             let way = "kubectl apply -f deploy/standalone.yaml";
             memory.not_taken_over = Some(format!("the controller has not the rights that such clusters need: {way} ({source})"));
-            return Ok(0);
+            if !is_over {
+                return Ok(0);
+            }
+            0
         }
         made => made?,
     };
@@ -280,8 +276,18 @@ async fn take_over(context: &Context, view: &View) -> Result<usize, ControllerEr
     Ok(retire::ensure(context, view).await? + clients::ensure_ca(context, view).await?)
 }
 
-/// Seats that nobody has begun on follow their nodes' addresses; and once there are some, every agent is asked what is on its node now.
+/// Once there are seats, every agent is asked what is on its node now; then seats that nobody has begun on follow their nodes' addresses.
 async fn before_the_beginning(context: &Context, view: &View, memory: &Memory) -> Result<usize, ControllerError> {
+    let mut written = 0;
+    for node in asked(view).filter(|_| !view.seats().is_empty()) {
+        let Some(member) = view.member_of(&node).filter(|m| !is_asked(m, memory)) else { continue };
+        let nonce = members::ask(ASK, view.now_ms.max(memory.since_ms));
+        members::change(context, member, |spec| spec.nonce.clone_from(&nonce)).await?;
+        written += 1;
+    }
+    if written > 0 || !unanswered(view, memory).is_empty() {
+        return Ok(written);
+    }
     let ports = view.ports();
     for member in view.seats() {
         let node = view.nodes.iter().find(|n| n.name_any() == member.spec.node_name);
@@ -294,15 +300,8 @@ async fn before_the_beginning(context: &Context, view: &View, memory: &Memory) -
                 order.client_url.clone_from(&client);
             })
             .await?;
-            return Ok(1);
+            written += 1;
         }
-    }
-    let mut written = 0;
-    for node in usable(view).filter(|_| !view.seats().is_empty()) {
-        let Some(member) = view.member_of(&node).filter(|m| !is_asked(m, memory)) else { continue };
-        let nonce = members::ask(ASK, view.now_ms.max(memory.since_ms));
-        members::change(context, member, |spec| spec.nonce.clone_from(&nonce)).await?;
-        written += 1;
     }
     Ok(written)
 }

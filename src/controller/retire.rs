@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_operator_api::EtcdCluster;
 use etcd_operator_api::condition::{self, Condition};
-use etcd_operator_api::member::{EtcdMember, Role, RunSpec, Seat};
+use etcd_operator_api::member::{EtcdMember, Role, RunSpec};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -130,18 +130,11 @@ fn is_to_stop(member: &EtcdMember) -> bool {
 }
 
 async fn stop(context: &Context, view: &View, member: &EtcdMember) -> Result<(), ControllerError> {
-    let is_pruned = |seat: &Seat| !seat.order.retire && seat.order.archive.as_ref().is_some_and(|id| id.starts_with(RETIRE));
-    if member.spec.seat.as_ref().is_some_and(is_pruned) {
-        return Err(ControllerError::Object(
-            "the API server's CRDs are older than this operator, and do not know spec.seat.order.retire: kubectl apply -k crds"
-                .into(),
-        ));
-    }
     let nonce = members::unique(RETIRE);
     let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
     let (lineage, sequence) = keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence));
     let founding = view.status.founding.as_ref().filter(|f| f.node == member.spec.node_name);
-    members::change(context, member, |spec| {
+    let written = members::change(context, member, |spec| {
         spec.role = Role::Candidate;
         spec.nonce.clone_from(&nonce);
         spec.lineage = spec.lineage.max(lineage);
@@ -158,8 +151,13 @@ async fn stop(context: &Context, view: &View, member: &EtcdMember) -> Result<(),
             order.sequence = order.sequence.max(sequence) + 1;
         }
     })
-    .await
-    .map(drop)
+    .await?;
+    if written.spec.seat.is_none_or(|seat| seat.order.retire) {
+        return Ok(());
+    }
+    let old = "the API server's CRDs are older than this operator, and do not know spec.seat.order.retire: kubectl apply -k crds";
+    say(context, view, old).await?;
+    Err(ControllerError::Object(old.into()))
 }
 
 /// What an EtcdMember still waits for. `None` = its agent has put the pod away, or there never was one; or nobody can, as the node is no more.

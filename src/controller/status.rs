@@ -42,7 +42,7 @@ pub(crate) fn compute(context: &Context, view: &View, memory: &Memory, seen: &Ob
         versions.sort_unstable();
         status.current_version = versions.first().copied().unwrap_or_default().to_owned();
         // From here on no other cluster's answer counts.
-        if !matches!(seen.founding, Founding::Open | Founding::NotAllowed { .. }) {
+        if !matches!(seen.founding, Founding::Open | Founding::Unheard | Founding::NotAllowed { .. }) {
             status.cluster_id.get_or_insert_with(|| reading.cluster_id.to_string());
         }
         status.lineage = status.lineage.max(1);

@@ -79,6 +79,10 @@ impl Keeper {
                 };
                 if wanted != to_drain {
                     drains.begin_anew();
+                    if self.store.state.message.starts_with(NOT_DRAINED) {
+                        self.store.state.message.clear();
+                        self.save("that no drain is waited for");
+                    }
                     to_drain = wanted;
                 }
             }
@@ -196,7 +200,7 @@ impl Keeper {
 
     fn not_drained(&mut self, why: &str) {
         tracing::warn!(why, "etcd is not drained yet");
-        let message = format!("not drained yet: {why}");
+        let message = format!("{NOT_DRAINED}: {why}");
         if self.store.state.message != message {
             self.store.state.message = message;
             self.save("why it is not drained");
@@ -351,6 +355,9 @@ impl crate::supervise::Backoff {
 }
 
 /// Something that is asked now and then, beside everything else.
+/// Begin of what the state says while a drain waits.
+const NOT_DRAINED: &str = "not drained yet";
+
 struct Rounds<T> {
     every: Duration,
     due: Instant,

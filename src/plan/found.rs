@@ -11,6 +11,7 @@ pub(crate) fn plan(o: &Observed) -> Option<Plan> {
     match &o.founding {
         Founding::Over => None,
         Founding::NotAllowed { reason, why } => Some(Plan::hold(*reason, why.clone())),
+        Founding::Unheard => Some(Plan::wait(WaitFor::Agents)),
         Founding::Open => Some(open(o)),
         Founding::Chosen { node, is_permitted } => match &o.etcd {
             Etcd::Known { .. } => None,
@@ -71,7 +72,7 @@ fn chosen(seat: &Seat, is_permitted: bool) -> Plan {
 fn gone(o: &Observed) -> Plan {
     let node = match &o.founding {
         Founding::Chosen { node, .. } => node.to_string(),
-        Founding::Over | Founding::Open | Founding::NotAllowed { .. } => String::new(),
+        Founding::Over | Founding::Unheard | Founding::Open | Founding::NotAllowed { .. } => String::new(),
     };
     Plan::hold(
         HoldReason::EtcdUnreachable,

@@ -341,6 +341,8 @@ pub enum Founding {
         /// Why, and the way out.
         why: String,
     },
+    /// Not all agents have said what is on their nodes.
+    Unheard,
     /// Nobody has been chosen.
     Open,
     /// Who begins is written down.

@@ -76,6 +76,7 @@ fn there_is_no_second_beginning() {
 
 #[test]
 fn what_is_not_allowed_or_cannot_be_is_said_and_nothing_is_begun() {
+    waits(&Observed { founding: Founding::Unheard, ..new(3) }, WaitFor::Agents);
     let mut o = new(3);
     o.founding = Founding::NotAllowed { reason: HoldReason::InvalidSpec, why: "spec.selfHosted is missing".into() };
     holds(&o, HoldReason::InvalidSpec, "spec.selfHosted");
