@@ -129,8 +129,7 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
         let Some(member) = view.member_of(&name.0) else { continue };
         let Some(ip) = readdress::own_ips(view, node).first().copied() else { continue };
-        let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|_| view.is_standalone());
-        let (lineage, last) = keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence));
+        let (lineage, last) = if view.is_standalone() { members::known_order(member) } else { (0, 0) };
         // Of a cluster of the same name that was here before, a generation may have left data: none is used twice.
         let generation = next_generation(view, member, &name.0).max(if member.spec.generation == 0 { last + 1 } else { 0 });
         let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence).max(last) + 1;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::endpoints::ready_voters;
 use super::memory::Memory;
 use super::observe::View;
-use super::{Context, ControllerError, api_error, members};
+use super::{Context, ControllerError, api_error, members, readdress};
 use crate::pki::{self, Ca};
 
 /// How often they are applied anew, ms.
@@ -158,7 +158,7 @@ fn service(view: &View) -> Service {
 fn slice(view: &View, urls: &[String]) -> EndpointSlice {
     let addresses: Vec<String> = urls
         .iter()
-        .filter_map(|url| members::address(url).parse::<std::net::SocketAddr>().ok())
+        .filter_map(|url| readdress::parse(url))
         .filter(std::net::SocketAddr::is_ipv4)
         .map(|address| address.ip().to_string())
         .collect();

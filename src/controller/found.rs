@@ -85,10 +85,12 @@ fn is_running(member: &EtcdMember) -> bool {
 
 /// Whether its node had an order of this life after the one that stands here: a backup is not the whole story.
 fn knows_later(member: &EtcdMember) -> bool {
-    let status = member.status.clone().unwrap_or_default();
-    let sequence = member.spec.seat.as_ref().map_or(0, |seat| seat.order.sequence);
-    let keeper = status.keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence));
-    status.problem == structure::ORDER_OLDER || keeper > (member.spec.lineage, sequence)
+    members::is_behind(member) || member.status.as_ref().is_some_and(|s| s.problem == structure::ORDER_OLDER)
+}
+
+/// Whether etcd was seen, be it that only the orders know.
+pub(crate) fn is_seen(status: &EtcdClusterStatus, members: &[EtcdMember]) -> bool {
+    status.cluster_id.is_some() || seat_orders(members).any(|order| order.cluster_id.is_some())
 }
 
 /// Whether a cluster has begun, or may have.
@@ -104,7 +106,7 @@ pub(crate) fn cluster_id(status: &EtcdClusterStatus, members: &[EtcdMember]) -> 
 
 /// Whether a node may hold an etcd of this name that nobody here knows: it gets no seat.
 pub(crate) fn is_unheard_or_strange(view: &View, node: &Node) -> bool {
-    let is_known = |m: &EtcdMember| m.status.as_ref().is_some_and(|s| s.observed_generation.is_some()) && !is_strange(view, m);
+    let is_known = |m: &EtcdMember| is_heard(m) && !is_strange(view, m);
     let addresses = readdress::own_ips(view, node);
     view.kind != Kind::Datastore && (addresses.is_empty() || !view.member_of(&node.name_any()).is_some_and(is_known))
 }
@@ -126,7 +128,7 @@ pub(crate) fn founding(context_allows: bool, view: &View, memory: &Memory) -> pl
         Kind::Unclear { why } => return not(HoldReason::InvalidSpec, why.clone()),
         Kind::Standalone => {}
     }
-    if view.status.cluster_id.is_some() || seat_orders(&view.members).any(|order| order.cluster_id.is_some()) {
+    if is_seen(&view.status, &view.members) {
         return plan::Founding::Over;
     }
     if let Some(founding) = &view.status.founding {
@@ -179,9 +181,12 @@ fn seat_orders(members: &[EtcdMember]) -> impl Iterator<Item = &OrderSpec> {
 
 /// Nodes whose agent has said nothing yet: there may be an etcd of this name.
 fn unheard(view: &View) -> Vec<String> {
-    let is_heard =
-        |node: &str| view.member_of(node).is_some_and(|m| m.status.as_ref().is_some_and(|s| s.observed_generation.is_some()));
-    asked(view).filter(|node| !is_heard(node)).collect()
+    asked(view).filter(|node| !view.member_of(node).is_some_and(is_heard)).collect()
+}
+
+/// Whether its agent has ever said what is on its node.
+fn is_heard(member: &EtcdMember) -> bool {
+    member.status.as_ref().is_some_and(|s| s.observed_generation.is_some())
 }
 
 /// Whoever may have something to say: also nodes that are NotReady. A human takes the label or the Node of one away that is gone.
@@ -438,6 +443,48 @@ mod tests {
         let mut other = member(empty.clone(), empty);
         other.metadata.owner_references = Some(vec![OwnerReference { uid: "earlier".into(), ..OwnerReference::default() }]);
         assert!(matches!(kind(&new, &other), Kind::Unclear { why } if why.contains("EtcdMember c-cp1")));
+    }
+
+    #[test]
+    fn a_beginning_that_must_not_be_says_why_and_what_to_do() {
+        use crate::controller::structure::tests as structure_tests;
+        let memory = Memory::new(std::sync::Arc::new(crate::controller::Grpc), 0);
+        let view = |edit: fn(&mut View)| {
+            let mut view = structure_tests::view(Vec::new());
+            view.cluster = cluster("c", serde_json::json!({}), None);
+            view.cluster.metadata.finalizers = Some(vec![retire::FINALIZER.into()]);
+            (view.kind, view.ca) = (Kind::Standalone, Ok(std::sync::Arc::new(structure_tests::ca())));
+            view.status.first_port = Some(22_379);
+            edit(&mut view);
+            view
+        };
+        let refused = |view: &View, allows: bool, memory: &Memory| match founding(allows, view, memory) {
+            plan::Founding::NotAllowed { why, .. } => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(founding(true, &view(|_| ()), &memory), plan::Founding::Open);
+        assert!(refused(&view(|_| ()), false, &memory).contains("kubectl apply -f deploy/standalone.yaml"));
+        let digit = view(|v| v.cluster.metadata.name = Some("1c".into()));
+        assert!(refused(&digit, true, &memory).contains("make it with another name"));
+        let now = || Some(serde_json::from_value(serde_json::json!("2026-01-01T00:00:00Z")).unwrap());
+        let mut deleted = view(|_| ());
+        deleted.cluster.metadata.deletion_timestamp = now();
+        assert!(refused(&deleted, true, &memory).contains("is deleted"));
+        assert_eq!(refused(&view(|v| v.ca = Err("no CA".into())), true, &memory), "no CA");
+        assert!(refused(&view(|v| v.status.first_port = None), true, &memory).contains("spec.firstPort"));
+        let datastores = view(|v| (v.kind, v.etcd) = (Kind::Datastore, Err("silent".into())));
+        assert!(refused(&datastores, true, &memory).contains("set it as it was"));
+        let unclear = view(|v| v.kind = Kind::Unclear { why: "somebody's".into() });
+        assert_eq!(refused(&unclear, true, &memory), "somebody's");
+        // Not taken over yet: for want of rights, or as not all were heard.
+        let bare = view(|v| v.cluster.metadata.finalizers = None);
+        assert_eq!(founding(true, &bare, &memory), plan::Founding::Unheard);
+        let mut memory = memory;
+        memory.not_taken_over = Some("no rights".into());
+        assert_eq!(refused(&bare, true, &memory), "no rights");
+        // What has begun is none of this.
+        let begun = view(|v| v.status.cluster_id = Some("7".into()));
+        assert_eq!(founding(false, &begun, &memory), plan::Founding::Over);
     }
 
     #[test]

@@ -41,6 +41,18 @@ pub(crate) fn is_of(object: &impl kube::Resource, cluster: &str) -> bool {
     object.meta().labels.as_ref().and_then(|labels| labels.get(CLUSTER_LABEL)).is_some_and(|label| label == cluster)
 }
 
+/// Lineage and sequence of the last order that the node's keeper knows.
+pub(crate) fn known_order(member: &EtcdMember) -> (i64, i64) {
+    let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
+    keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence))
+}
+
+/// Whether that is later than the one that stands in the object.
+pub(crate) fn is_behind(member: &EtcdMember) -> bool {
+    let sequence = member.spec.seat.as_ref().map_or(0, |seat| seat.order.sequence);
+    known_order(member) > (member.spec.lineage, sequence)
+}
+
 /// Name of the EtcdMember of a node.
 pub(crate) fn name_of(cluster: &str, node: &str) -> String {
     format!("{cluster}-{node}")

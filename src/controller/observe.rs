@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use etcd_operator_api::cluster::DEFAULT_CA_SECRET;
-use etcd_operator_api::member::{EtcdMember, OrderSpec, Role};
+use etcd_operator_api::member::{EtcdMember, Role};
 use etcd_operator_api::{EtcdCluster, EtcdClusterStatus};
 use etcd_operator_etcd::client::{Member, MemberStatus};
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
@@ -315,12 +315,9 @@ async fn own_ca(context: &Context, cluster: &str, secret: &str, ca: Arc<Ca>) -> 
 /// What the members run with was signed by the CA that they trust. Another one in its Secret signs nothing, once etcd has been seen with the first: etcd reads certificates anew, but not whom
 /// it trusts, so that whoever got one would be cut off.
 fn same_ca(cluster: &EtcdCluster, members: &[EtcdMember], secret: &str, ca: Arc<Ca>) -> Result<Arc<Ca>, String> {
-    let has = |m: &EtcdMember, is: fn(&OrderSpec) -> bool| {
-        m.spec.role == Role::Member && m.spec.seat.as_ref().is_some_and(|s| is(&s.order))
-    };
-    let is_seen = cluster.status.as_ref().is_some_and(|s| s.cluster_id.is_some())
-        || members.iter().any(|m| has(m, |order| order.cluster_id.is_some()));
-    let runs = |m: &&EtcdMember| has(m, |order| order.member_id.is_some());
+    let is_seen = found::is_seen(&cluster.status.clone().unwrap_or_default(), members);
+    let is_ordered = |m: &EtcdMember| m.spec.seat.as_ref().is_some_and(|s| s.order.member_id.is_some());
+    let runs = |m: &&EtcdMember| m.spec.role == Role::Member && is_ordered(m);
     let other =
         members.iter().filter(runs).find(|m| m.spec.certificates.as_ref().is_some_and(|c| !pki::same_key(&c.ca, ca.pem())));
     match other.filter(|_| is_seen) {

@@ -124,15 +124,13 @@ fn unlisted(view: &View) -> Vec<&str> {
 /// Whether it has not been told to, or was told by an order that its keeper takes for an older one.
 fn is_to_stop(member: &EtcdMember) -> bool {
     let Some(seat) = &member.spec.seat else { return false };
-    let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
-    let is_older = keeper.is_some_and(|k| (k.order_lineage, k.order_sequence) > (member.spec.lineage, seat.order.sequence));
-    member.spec.role == Role::Member || !seat.order.retire && found::has_pod(member) || seat.order.retire && is_older
+    let is_unheeded = if seat.order.retire { members::is_behind(member) } else { found::has_pod(member) };
+    member.spec.role == Role::Member || is_unheeded
 }
 
 async fn stop(context: &Context, view: &View, member: &EtcdMember) -> Result<(), ControllerError> {
     let nonce = members::unique(RETIRE);
-    let keeper = member.status.as_ref().and_then(|s| s.keeper.as_ref());
-    let (lineage, sequence) = keeper.map_or((0, 0), |k| (k.order_lineage, k.order_sequence));
+    let (lineage, sequence) = members::known_order(member);
     let founding = view.status.founding.as_ref().filter(|f| f.node == member.spec.node_name);
     let written = members::change(context, member, |spec| {
         spec.role = Role::Candidate;

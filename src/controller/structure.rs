@@ -639,4 +639,4 @@ fn listening_since(view: &View, memory: &Memory) -> Option<u64> {
 
 #[cfg(test)]
 #[path = "structure_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::found::Kind;
 
-fn ca() -> Ca {
+pub(crate) fn ca() -> Ca {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -21,7 +21,7 @@ fn node(name: &str, ips: &[&str]) -> Node {
     serde_json::from_value(json!({"metadata": {"name": name}, "status": {"addresses": addresses}})).unwrap()
 }
 
-fn view(nodes: Vec<Node>) -> View {
+pub(crate) fn view(nodes: Vec<Node>) -> View {
     let spec = json!({"selfHosted": {"bootMemberClientEndpoint": "https://10.0.0.9:12379"}});
     let cluster = serde_json::from_value(
         json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdCluster", "metadata": {"name": "c"}, "spec": spec}),
