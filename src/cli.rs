@@ -12,6 +12,7 @@ use etcd_operator_keeper::{KeeperArgs, ProveArgs};
 
 use crate::controller::{self, ControllerArgs, LeaseTimes};
 use crate::pivot::PivotArgs;
+use crate::snapshot::SnapshotArgs;
 use crate::telemetry::{self, Metrics};
 
 /// Self-hosted etcd for Kubernetes.
@@ -36,6 +37,8 @@ pub enum Command {
     Prove(ProveFlags),
     /// Moves the cluster's datastore from boot etcd to members on the control nodes.
     Pivot(PivotArgs),
+    /// Takes, lists, proves and unpacks backups; needs no API.
+    Snapshot(SnapshotArgs),
     /// Stands beside a member so that `kubectl drain` sees it; not to be called by hand.
     Guard,
     /// Writes the CRDs as YAML.
@@ -68,6 +71,7 @@ impl Command {
                 Ok(())
             }),
             Self::Pivot(args) => crate::pivot::main(args),
+            Self::Snapshot(args) => crate::snapshot::main(args),
             Self::Crds(flags) => flags.run(),
         }
     }

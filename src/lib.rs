@@ -7,4 +7,5 @@ pub mod controller;
 pub mod pivot;
 pub mod pki;
 pub mod retry;
+pub mod snapshot;
 pub mod telemetry;

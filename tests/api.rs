@@ -108,8 +108,8 @@ const GOOD: &str = "https://10.0.0.1:12379";
 fn the_api_server_takes_what_is_good_and_refuses_what_is_not() {
     let api = Api::up();
     api.ok(&["apply", "-k", &format!("{ROOT}/deploy")], None);
-    let crds = ["crd/etcdclusters.etcd.database.coreos.com", "crd/etcdmembers.etcd.database.coreos.com"];
-    for crd in crds {
+    for kind in ["etcdbackups", "etcdclusters", "etcdmembers"] {
+        let crd = &format!("crd/{kind}.etcd.database.coreos.com");
         api.ok(&["wait", "--for=condition=Established", "--timeout=30s", crd], None);
         // A schema that is not structural is served all the same, without validation: the condition tells.
         let text = api.ok(&["get", crd, "-o", "json"], None);
@@ -117,6 +117,7 @@ fn the_api_server_takes_what_is_good_and_refuses_what_is_not() {
     }
     good_clusters(&api);
     bad_clusters(&api);
+    backups(&api);
     immutable_fields(&api);
     scaling(&api);
     applying_twice_changes_nothing(&api);
@@ -280,6 +281,42 @@ fn bad_clusters(api: &Api) {
     api.refused(&["create", "-f", "-"], Some(&cluster("a/b", hosted(GOOD))), "metadata.name");
 }
 
+fn backups(api: &Api) {
+    let backup = |name: &str, spec: Value| {
+        json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdBackup",
+               "metadata": {"name": name, "namespace": "kube-system"}, "spec": spec})
+    };
+    let policy = |policy: Value| json!({"clusterName": "kube-etcd", "backupPolicy": policy});
+    for (name, spec) in [
+        ("once", json!({"clusterName": "kube-etcd"})),
+        ("nightly", policy(json!({"schedule": "0 3 * * *", "timeZone": "Europe/Berlin", "maxBackups": 14}))),
+        ("ancestors", policy(json!({"timeoutInSecond": 0, "backupIntervalInSecond": 3600, "maxBackups": 0}))),
+    ] {
+        api.ok(&["create", "-f", "-"], Some(&backup(name, spec)));
+    }
+    assert_eq!(api.ok(&["get", "etcdbackup", "once", "-n", "kube-system", "-o", "jsonpath={.spec.storageType}"], None), "Node");
+    let cases = [
+        ("none", json!({}), "spec.clusterName"),
+        ("empty", json!({"clusterName": ""}), "spec.clusterName: the name of an EtcdCluster"),
+        ("store", json!({"clusterName": "c", "storageType": "Floppy"}), "spec.storageType"),
+        ("copies", json!({"clusterName": "c", "node": {"copies": 0}}), "spec.node.copies: 1 to 9"),
+        (
+            "both",
+            policy(json!({"schedule": "@daily", "backupIntervalInSecond": 60})),
+            "either schedule or backupIntervalInSecond",
+        ),
+        ("zone", policy(json!({"timeZone": "UTC"})), "spec.backupPolicy.timeZone: goes with schedule"),
+        ("often", policy(json!({"backupIntervalInSecond": 5})), "spec.backupPolicy.backupIntervalInSecond: 60 or more"),
+        ("keep", policy(json!({"maxBackups": -1})), "spec.backupPolicy.maxBackups: 1 to 10000"),
+        ("age", policy(json!({"maxAgeInSecond": -1})), "spec.backupPolicy.maxAgeInSecond: not negative"),
+        ("timeout", policy(json!({"timeoutInSecond": 100_000})), "spec.backupPolicy.timeoutInSecond: 1 to 86400"),
+        ("with.dots", json!({"clusterName": "c"}), "metadata.name: at most 52"),
+    ];
+    for (name, spec, words) in cases {
+        api.refused(&["create", "-f", "-"], Some(&backup(name, spec)), words);
+    }
+}
+
 fn immutable_fields(api: &Api) {
     let patch = |patch: &str, words: &str| {
         api.refused(&["patch", "etcd", "defaults", "-n", "kube-system", "--type=merge", "-p", patch], None, words);
@@ -350,6 +387,10 @@ fn who_may_do_what(api: &Api) {
         (&controller, "get", "secrets/etcd-ca", true),
         (&controller, "update", "etcdmembers", true),
         (&controller, "update", "etcdclusters/status", true),
+        (&controller, "update", "etcdbackups/status", true),
+        (&controller, "update", "etcdbackups", false),
+        (&controller, "delete", "etcdbackups", false),
+        (&agent, "get", "etcdbackups", false),
         (&controller, "create", "leases", true),
         (&controller, "update", "leases/etcd-operator", true),
         (&controller, "patch", "configmaps/kube-etcd-endpoints", true),

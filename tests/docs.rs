@@ -16,6 +16,8 @@ fn each_reason_that_can_be_shown_has_a_runbook_section() {
     reasons.extend(WaitFor::ALL.iter().map(|r| r.as_str().to_owned()));
     reasons.extend(etcd_operator_keeper::table::Reason::ALL.iter().map(ToString::to_string));
     reasons.extend(etcd_operator_agent::Reason::ALL.iter().map(|r| r.word().to_owned()));
+    reasons.extend(etcd_operator::controller::BackupReason::ALL.iter().map(ToString::to_string));
+    reasons.extend(etcd_operator_backup::Reason::ALL.iter().map(|r| r.word().to_owned()));
     reasons.extend(etcd_operator_api::condition::Reason::ALL.iter().map(|r| r.as_str().to_owned()));
     // A phase that ends a pivot.
     reasons.insert("Aborted".to_owned());
@@ -55,6 +57,11 @@ fn alerts_and_dashboard_ask_for_metrics_that_exist() {
     metrics.step("c", "Promote", "done");
     metrics.etcd_call("Status", "ok", second);
     metrics.called(&ApiCall { verb: "get", resource: String::new(), code: Some(200), took: second });
+    let backup = serde_json::json!({"apiVersion": "etcd.database.coreos.com/v1beta2", "kind": "EtcdBackup",
+        "metadata": {"name": "b"}, "spec": {"clusterName": "c"}, "status": {"lastSuccessDate": "2026-01-01T00:00:00Z"}});
+    let (backups, mut writer) = kube::runtime::reflector::store::<etcd_operator_api::EtcdBackup>();
+    writer.apply_watcher_event(&kube::runtime::watcher::Event::Apply(serde_json::from_value(backup).unwrap()));
+    metrics.backups.watch(backups);
     let existing = metrics_in(&metrics.text().unwrap());
     for file in ["rules.yaml", "rules.test.yaml", "dashboard.json"] {
         let used = metrics_in(&read(&format!("deploy/monitoring/{file}")));

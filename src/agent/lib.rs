@@ -2,10 +2,11 @@
 //! what it sees there in their status. It needs the API and is absent in a cold start; etcd does not need it.
 //!
 //! **Invariant:** without the API it changes nothing (but a removal of boot that was begun is ended, by the word of the other members).
-//! **Invariant:** nothing is ever deleted but temporary files; manifests are archived, data is renamed.
+//! **Invariant:** nothing is ever deleted but temporary files and backups that are more than a human wants; manifests are archived, data is renamed.
 //! **Invariant:** nothing of a spec reaches the disk before [`validate::validate`] passed it.
 //! **Invariant:** it reads no Secret; keys are made here and stay here.
 
+mod backups;
 mod binary;
 mod boot;
 mod disk;

@@ -12,6 +12,7 @@ use etcd_operator_api::member::{
 use etcd_operator_client::clock;
 use tokio::sync::Notify;
 
+use crate::backups::Backups;
 use crate::boot::{Boot, Place, find, snapshot};
 use crate::disk;
 use crate::host::Agent;
@@ -46,6 +47,7 @@ pub(crate) struct Memory {
     boot: Boot,
     preflight: Job<PreflightStatus>,
     snapshot: Job<SnapshotStatus>,
+    backups: Backups,
     reads_log: Job<bool>,
     /// Whose log which version was found to read: that stays so, whatever the log begins with later.
     log_is_read: Option<String>,
@@ -69,6 +71,7 @@ impl Memory {
             boot: Boot::default(),
             preflight: Job::default(),
             snapshot: Job::default(),
+            backups: Backups::default(),
             reads_log: Job::default(),
             log_is_read: None,
             api_servers: None,
@@ -124,6 +127,7 @@ impl Memory {
         self.count(member, &mut status, &mut seen.problems);
         self.preflight(member, &before, &mut status);
         self.snapshot(member, &place, &mut status, &mut seen.problems);
+        status.backups = self.backups.pass(&self.agent, member, &before.backups, &self.changed);
         self.reads_log(member, &mut status, &mut seen.problems);
         explain(&mut status, &seen.problems);
         status

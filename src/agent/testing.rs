@@ -72,6 +72,7 @@ pub(crate) fn member() -> EtcdMember {
             count_own: Vec::new(),
             preflight: None,
             evicted: None,
+            backups: Vec::new(),
             evictions: 0,
         },
     );

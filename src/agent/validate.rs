@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use etcd_operator_api::member::{
-    BootSpec, Certificates, EtcdMember, OrderSpec, Pod, PreflightSpec, Role, RollOut, RunSpec, Seat, Settings,
+    BackupOrder, BootSpec, Certificates, EtcdMember, OrderSpec, Pod, PreflightSpec, Role, RollOut, RunSpec, Seat, Settings,
 };
 
 use crate::node::AgentArgs;
@@ -64,6 +64,28 @@ pub fn validate(member: &EtcdMember, args: &AgentArgs) -> Result<(), Problem> {
     addresses("spec.countOwn", &spec.count_own)?;
     if let Some(preflight) = &spec.preflight {
         check_preflight(preflight)?;
+    }
+    check_backups(&spec.backups)
+}
+
+fn check_backups(orders: &[BackupOrder]) -> Result<(), Problem> {
+    if orders.len() > ENTRIES {
+        return Err(bad("spec.backups", &format!("has more than {ENTRIES} entries")));
+    }
+    for (place, order) in orders.iter().enumerate() {
+        // It names a directory.
+        name(&format!("spec.backups[{place}].name"), &order.name)?;
+        id(&format!("spec.backups[{place}].id"), &order.id)?;
+        if order.id.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_') {
+            return Err(bad(&format!("spec.backups[{place}].id"), "must be lower-case letters, digits or '-'"));
+        }
+        if order.max_age_seconds < 0 || order.timeout_seconds < 1 {
+            let fields = format!("spec.backups[{place}].maxAgeSeconds, timeoutSeconds");
+            return Err(bad(&fields, "must not be negative, and the second at least 1"));
+        }
+        if orders.iter().take(place).any(|other| other.name == order.name) {
+            return Err(bad(&format!("spec.backups[{place}].name"), "stands there twice"));
+        }
     }
     Ok(())
 }

@@ -44,6 +44,29 @@ fn names_of_an_enemy_are_refused() {
 }
 
 #[test]
+fn orders_of_backups_of_an_enemy_are_refused() {
+    let order = |name: &str, id: &str| BackupOrder {
+        name: name.into(),
+        id: id.into(),
+        keep: 0,
+        max_age_seconds: 0,
+        timeout_seconds: 600,
+    };
+    let good = order("nightly", "run-1");
+    let mut member = testing::member();
+    member.spec.backups = vec![good.clone(), order("hourly", "run-1")];
+    validate(&member, &args()).unwrap();
+    for evil in ["", "..", "../x", "a/b", "A", "a\nb"] {
+        assert!(refused(|m| m.spec.backups = vec![order(evil, "run-1")]).starts_with("spec.backups[0].name"), "{evil:?}");
+        assert!(refused(|m| m.spec.backups = vec![order("nightly", evil)]).starts_with("spec.backups[0].id"), "{evil:?}");
+    }
+    let never = BackupOrder { timeout_seconds: 0, ..good.clone() };
+    assert!(refused(|m| m.spec.backups = vec![never]).contains("timeoutSeconds"));
+    assert!(refused(|m| m.spec.backups = vec![good.clone(), good.clone()]).contains("twice"));
+    assert!(refused(|m| m.spec.backups = (0..65).map(|n| order(&format!("b{n}"), "run")).collect()).contains("64"));
+}
+
+#[test]
 fn urls_are_https_by_ip_only() {
     for evil in [
         "http://192.0.2.1:2379",

@@ -1,10 +1,12 @@
 //! The API types of `etcd.database.coreos.com/v1beta2`, their validation and conditions. No IO.
 
+pub mod backup;
 pub mod boot_command;
 pub mod cluster;
 pub mod condition;
 pub mod member;
 
+pub use backup::{EtcdBackup, EtcdBackupSpec, EtcdBackupStatus};
 pub use cluster::{EtcdCluster, EtcdClusterSpec, EtcdClusterStatus};
 pub use member::{EtcdMember, EtcdMemberSpec, EtcdMemberStatus};
 
@@ -13,5 +15,9 @@ pub use member::{EtcdMember, EtcdMemberSpec, EtcdMemberStatus};
 pub fn crds() -> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)>
 {
     use kube::CustomResourceExt;
-    vec![("etcdclusters.yaml", EtcdCluster::crd()), ("etcdmembers.yaml", EtcdMember::crd())]
+    vec![
+        ("etcdbackups.yaml", EtcdBackup::crd()),
+        ("etcdclusters.yaml", EtcdCluster::crd()),
+        ("etcdmembers.yaml", EtcdMember::crd()),
+    ]
 }

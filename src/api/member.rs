@@ -59,6 +59,9 @@ pub struct EtcdMemberSpec {
     /// Checks to be made on the node before anything is changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightSpec>,
+    /// Backups to be taken of this node's member and kept on the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<BackupOrder>,
     /// When a learner of this node was evicted last, RFC 3339; cleared once a member of it votes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evicted: Option<String>,
@@ -352,6 +355,9 @@ pub struct EtcdMemberStatus {
     /// The snapshot of spec.seat.snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotStatus>,
+    /// What became of the backups in spec.backups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<BackupReport>,
     /// What became of the boot member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<BootStatus>,
@@ -570,6 +576,68 @@ pub struct SnapshotStatus {
     pub bytes: i64,
     /// Hex SHA-256 of the database, as verified against the digest that etcd appends.
     pub sha256: String,
+}
+
+/// A backup to be taken of a node's member, once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupOrder {
+    /// The EtcdBackup.
+    pub name: String,
+    /// Of which run; each is tried once.
+    pub id: String,
+    /// Backups of this EtcdBackup that the node keeps; 0 = any number.
+    #[serde(default)]
+    pub keep: u32,
+    /// And for how long, in seconds; 0 = for ever.
+    #[serde(default)]
+    pub max_age_seconds: i64,
+    /// How long this one may take, in seconds.
+    pub timeout_seconds: i64,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupReport {
+    /// The EtcdBackup.
+    pub name: String,
+    /// Of which run.
+    pub id: String,
+    /// The backup, if it was taken and proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<BackupTaken>,
+    /// Why not, as CamelCase word.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The same for a human.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// A backup that was read again and found whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupTaken {
+    /// Where it lies.
+    pub path: String,
+    /// When it was begun, RFC 3339.
+    pub time: String,
+    /// etcd's version.
+    pub etcd_version: String,
+    /// etcd's cluster ID, hex.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// All up to this revision is in it.
+    pub revision: i64,
+    /// Its size in bytes.
+    pub bytes: i64,
+    /// Size of the database in bytes.
+    pub db_bytes: i64,
+    /// SHA-256 of what is stored, hex.
+    pub sha256: String,
+    /// Backups of this EtcdBackup that are there now.
+    pub kept: i64,
 }
 
 /// Clients of one listener, as seen on the listener's node.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_etcd::client::{HashKv, HeldWatch, MemberStatus, Members, Snapshot, Tls};
-use etcd_operator_etcd::dial::{Answer, Dial, Endpoint};
+use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Out};
 use etcd_operator_etcd::error::EtcdError;
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use futures::future::BoxFuture;
@@ -113,7 +113,7 @@ impl Endpoint for MeasuredEndpoint {
         self.measure("Watch", self.inner.hold_watch())
     }
 
-    fn snapshot<'a>(&'a self, file: &'a mut tokio::fs::File) -> Answer<'a, Snapshot> {
-        self.measure("Snapshot", self.inner.snapshot(file))
+    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
+        self.measure("Snapshot", self.inner.snapshot(out))
     }
 }

@@ -178,13 +178,15 @@ pub(crate) fn blank(cluster: &str, node: &str, role: Role, lineage: i64) -> Etcd
         count_clients: Vec::new(),
         count_own: Vec::new(),
         preflight: None,
+        backups: Vec::new(),
         evicted: None,
         evictions: 0,
     }
 }
 
 /// A short unique ID: the process's random seed and the clock; unique among the few that a cluster ever sees.
-pub(crate) fn unique(prefix: &str) -> String {
+#[must_use]
+pub fn unique(prefix: &str) -> String {
     use std::hash::{BuildHasher, RandomState};
     let random = RandomState::new().hash_one(crate::clock::now_ms());
     format!("{prefix}-{random:016x}")

@@ -2,6 +2,7 @@
 //! node. One pass takes at most one disruptive step and never sleeps; what it learned is derived again in the next one.
 
 mod act;
+mod backups;
 mod clients;
 mod corrupt;
 mod endpoints;
@@ -51,7 +52,9 @@ use crate::pki::PkiError;
 use crate::telemetry::metrics::Outcome;
 use crate::telemetry::{Metrics, http};
 
+pub use backups::{Figures as BackupFigures, Reason as BackupReason};
 pub use lease::LeaseTimes;
+pub use members::unique as unique_id;
 
 /// How long a settled cluster is left alone when no watch reports anything: etcd has no watch for its health.
 const SETTLED_LOOK: Duration = Duration::from_secs(10);
@@ -162,6 +165,10 @@ impl Context {
         Api::namespaced(self.client.clone(), &self.args.namespace)
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
     fn memory(&self, cluster: &str) -> memory::Shared {
         let mut all = self.memories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let new = || Arc::new(tokio::sync::Mutex::new(memory::Memory::new(self.dial.clone(), self.lease.turn())));
@@ -243,6 +250,7 @@ pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, to
         .for_each(|_| std::future::ready(()));
     tokio::select! {
         () = controller => {}
+        () = backups::serve(context.clone()) => {}
         () = stop(&context, told_to_stop) => {}
     }
     lease.release().await;
@@ -262,7 +270,7 @@ async fn stop(context: &Context, told_to_stop: impl Future<Output = ()>) {
 }
 
 async fn reconcile(cluster: Arc<EtcdCluster>, context: Arc<Context>) -> Result<Action, ControllerError> {
-    if !context.lease.may_act() || context.stopping.load(Ordering::SeqCst) {
+    if !context.lease.may_act() || context.is_stopping() {
         return Ok(Action::await_change());
     }
     let name = cluster.metadata.name.clone().unwrap_or_default();

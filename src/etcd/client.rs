@@ -387,11 +387,11 @@ impl EtcdClient {
         Ok(HeldWatch::new(stream))
     }
 
-    /// Streams a snapshot of the store into `file` and verifies the SHA-256 that etcd appends to it.
+    /// Streams a snapshot of the store to `out` and verifies the SHA-256 that etcd appends to it. Whoever gave it makes it durable.
     ///
     /// # Errors
-    /// When the stream breaks or stalls, the file cannot be written, or the digest differs. The file is then worthless.
-    pub async fn snapshot(&self, file: &mut tokio::fs::File) -> Result<Snapshot, EtcdError> {
+    /// When the stream breaks or stalls, it cannot be written, or the digest differs. What was written is then worthless.
+    pub async fn snapshot(&self, out: &mut crate::dial::Out<'_>) -> Result<Snapshot, EtcdError> {
         let mut client = self.client.clone();
         let mut stream = self.call("Snapshot", CALL_TIMEOUT, client.snapshot()).await?;
         let failed = |why: String| EtcdError::Snapshot { endpoint: self.endpoint.clone(), why };
@@ -400,11 +400,10 @@ impl EtcdClient {
             let next = self.call("Snapshot", SNAPSHOT_CHUNK_TIMEOUT, stream.message()).await?;
             let Some(chunk) = next else { break };
             digest.update(chunk.blob());
-            file.write_all(chunk.blob()).await.map_err(|e| failed(format!("cannot write: {e}")))?;
+            out.write_all(chunk.blob()).await.map_err(|e| failed(format!("cannot write: {e}")))?;
         }
         let (bytes, sha256) = digest.finish().map_err(failed)?;
-        file.flush().await.map_err(|e| failed(format!("cannot write: {e}")))?;
-        file.sync_all().await.map_err(|e| failed(format!("cannot write: {e}")))?;
+        out.flush().await.map_err(|e| failed(format!("cannot write: {e}")))?;
         Ok(Snapshot { bytes, sha256 })
     }
 }

@@ -11,6 +11,9 @@ use crate::error::EtcdError;
 use crate::ids::{ClusterId, MemberId};
 use crate::peer;
 
+/// Where a snapshot goes.
+pub type Out<'a> = dyn tokio::io::AsyncWrite + Send + Unpin + 'a;
+
 /// What a call comes to.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, EtcdError>>;
 
@@ -44,8 +47,8 @@ pub trait Endpoint: Send + Sync {
     fn write_and_read<'a>(&'a self, token: &'a str) -> Answer<'a, ()>;
     /// A watch, held open until the answer is dropped.
     fn hold_watch(&self) -> Answer<'_, HeldWatch>;
-    /// A snapshot, streamed into a file.
-    fn snapshot<'a>(&'a self, file: &'a mut tokio::fs::File) -> Answer<'a, Snapshot>;
+    /// A snapshot, streamed into a file or wherever it goes.
+    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot>;
 }
 
 /// The way to etcd.
@@ -141,7 +144,7 @@ impl Endpoint for EtcdClient {
         Box::pin(Self::hold_watch(self))
     }
 
-    fn snapshot<'a>(&'a self, file: &'a mut tokio::fs::File) -> Answer<'a, Snapshot> {
-        Box::pin(Self::snapshot(self, file))
+    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
+        Box::pin(Self::snapshot(self, out))
     }
 }

@@ -390,6 +390,13 @@ impl Paths {
     pub fn snapshots(&self) -> PathBuf {
         self.dir.join("snapshots")
     }
+
+    /// Backups kept on this node, a directory for each EtcdBackup.
+    #[must_use]
+    pub fn backups(&self) -> PathBuf {
+        self.dir.join("backups")
+    }
+
     /// etcd's `--data-dir` of a member.
     #[must_use]
     pub fn member(&self, member_name: &str) -> PathBuf {

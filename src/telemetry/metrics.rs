@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::contact::Contact;
 use crate::clock::{Instant, instant};
+use crate::controller::BackupFigures;
 
 /// Name and value of each label.
 pub type Labels<const N: usize> = [(&'static str, String); N];
@@ -178,6 +179,8 @@ pub struct Metrics {
     gauges: Gauges,
     /// When the API was heard of last.
     pub contact: Contact,
+    /// The EtcdBackups.
+    pub backups: BackupFigures,
 }
 
 impl Default for Metrics {
@@ -203,10 +206,22 @@ impl Default for Metrics {
         let leading = prometheus_client::metrics::gauge::Gauge::default();
         registry.register("leading", "1 where this replica holds the Lease", leading.clone());
         registry.register("build", "The operator", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let (gauges, contact) = (Gauges::default(), Contact::default());
+        let (gauges, contact, backups) = (Gauges::default(), Contact::default(), BackupFigures::default());
         registry.register_collector(Box::new(gauges.clone()));
         registry.register_collector(Box::new(contact.clone()));
-        Self { registry: Arc::new(registry), passes, pass_seconds, steps, etcd_calls, api_calls, leading, gauges, contact }
+        registry.register_collector(Box::new(backups.clone()));
+        Self {
+            registry: Arc::new(registry),
+            passes,
+            pass_seconds,
+            steps,
+            etcd_calls,
+            api_calls,
+            leading,
+            gauges,
+            contact,
+            backups,
+        }
     }
 }
 

@@ -55,5 +55,6 @@ async fn stream(client: &dyn Endpoint, path: &Path) -> Result<(u64, String), Str
     let mut file =
         tokio::fs::OpenOptions::new().write(true).create_new(true).mode(files::SECRET).open(path).await.map_err(cannot)?;
     let snapshot = client.snapshot(&mut file).await.map_err(|error| error.to_string())?;
+    file.sync_all().await.map_err(cannot)?;
     Ok((snapshot.bytes, snapshot.sha256))
 }

@@ -16,7 +16,7 @@ mod harness;
 use std::time::Duration;
 
 use etcd_operator_api::member::{
-    BootDrain, BootDrainStep, BootSpec, EtcdMember, EtcdMemberSpec, OrderSpec, PreflightSpec, Role, RunSpec, Seat,
+    BackupReport, BootDrain, BootDrainStep, BootSpec, EtcdMember, EtcdMemberSpec, OrderSpec, PreflightSpec, Role, RunSpec, Seat,
 };
 use harness::{Bed, CLUSTER, Etcd, NODE, eventually};
 use rustix::process::Signal;
@@ -41,6 +41,7 @@ fn spec(role: Role) -> EtcdMemberSpec {
         count_own: Vec::new(),
         preflight: None,
         evicted: None,
+        backups: Vec::new(),
         evictions: 0,
     }
 }
@@ -321,4 +322,65 @@ async fn without_the_api_nothing_is_touched_and_with_it_all_is_put_right() {
     bed.patch(MEMBER, json!({ "nonce": "n2" })).await;
     bed.wait(MEMBER, "the new nonce", SOON, |member| member.status.as_ref().is_some_and(|status| status.observed_nonce == "n2"))
         .await;
+}
+
+fn report(member: &EtcdMember, id: &str) -> Option<BackupReport> {
+    member.status.as_ref()?.backups.iter().find(|report| report.id == id).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_are_proven_and_kept_and_each_run_is_tried_once() {
+    let bed = Bed::up().await;
+    let agent = bed.agent();
+    let boot = bed.boot().await;
+    let client = bed.client(&boot).await;
+    for n in 0..100 {
+        client.put(&format!("key-{n}"), vec![b'x'; 1000], SOON).await.unwrap();
+    }
+    let own = client.status(SOON).await.unwrap();
+    let mut seat = seat();
+    seat.order.client_url.clone_from(&boot.endpoint);
+    seat.order.cluster_id = Some(own.cluster_id.to_string());
+    bed.create(MEMBER, EtcdMemberSpec { seat: Some(seat), ..spec(Role::Member) }).await;
+    bed.certify(MEMBER).await;
+    let order =
+        |id: &str, timeout: i64| json!({ "backups": [{ "name": "nightly", "id": id, "keep": 2, "timeoutSeconds": timeout }] });
+    let dir = bed.path("operator/etcd-system/kube-etcd/backups/nightly");
+    let answered = |id: &'static str| bed.wait(MEMBER, "a report", SOON, move |member| report(member, id).is_some());
+
+    for (n, id) in ["run-1", "run-2", "run-3"].into_iter().enumerate() {
+        bed.patch(MEMBER, order(id, 60)).await;
+        let said = report(&answered(id).await, id).unwrap();
+        let taken = said.taken.unwrap_or_else(|| panic!("{}: {}", said.reason, said.message));
+        assert_eq!((taken.etcd_version, taken.cluster_id), (own.version.clone(), own.cluster_id.to_string()));
+        assert!(taken.revision >= own.revision && taken.kept == (n + 1).min(2) as i64, "{} kept", taken.kept);
+        let stored = tokio::fs::File::open(&taken.path).await.unwrap();
+        let db = bed.path("proven.db");
+        let mut out = tokio::fs::File::create(&db).await.unwrap();
+        let proven = etcd_operator_backup::prove(stored, &mut out).await.unwrap();
+        assert_eq!((proven.sha256, proven.bytes as i64), (taken.sha256, taken.bytes));
+        assert!(bed.snapshot_is_whole(&db));
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&dir).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "what is in etcd is for root");
+
+    // A paused etcd: the run ends in time, and is not tried again by whichever agent.
+    boot.process.signal(Signal::STOP);
+    bed.patch(MEMBER, order("run-4", 1)).await;
+    let said = report(&answered("run-4").await, "run-4").unwrap();
+    assert!(said.taken.is_none() && said.message.contains("timeoutInSecond"), "{said:?}");
+    boot.process.signal(Signal::CONT);
+    drop(agent);
+    let left = dir.join("20200101T000000Z-killed.db.zst#1");
+    std::fs::write(&left, "of an agent that was killed").unwrap();
+    let _agent = bed.agent();
+    bed.patch(MEMBER, json!({ "nonce": "n2" })).await;
+    let member = bed
+        .wait(MEMBER, "the next agent", SOON, |member| member.status.as_ref().is_some_and(|status| status.observed_nonce == "n2"))
+        .await;
+    assert_eq!(report(&member, "run-4"), Some(said));
+
+    bed.patch(MEMBER, order("run-5", 60)).await;
+    assert!(report(&answered("run-5").await, "run-5").unwrap().taken.is_some_and(|taken| taken.kept == 2));
+    assert!(!left.exists());
 }

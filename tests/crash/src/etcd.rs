@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_etcd::client::{HashKv, HeldWatch, MemberStatus, Members, Snapshot, Tls};
-use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Grpc};
+use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Grpc, Out};
 use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use futures::future::BoxFuture;
 
@@ -101,7 +101,7 @@ impl Endpoint for Behind {
         self.call("Watch", self.inner.hold_watch())
     }
 
-    fn snapshot<'a>(&'a self, file: &'a mut tokio::fs::File) -> Answer<'a, Snapshot> {
-        self.call("Snapshot", self.inner.snapshot(file))
+    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
+        self.call("Snapshot", self.inner.snapshot(out))
     }
 }

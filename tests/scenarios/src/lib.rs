@@ -392,7 +392,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 27] = [
+const SAMPLED: [&str; 28] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -419,6 +419,7 @@ const SAMPLED: [&str; 27] = [
     "the_drain_of_one_node_too_many_is_held_back",
     "a_member_with_flipped_bits_is_replaced_whoever_finds_out",
     "a_node_with_another_address_keeps_its_member",
+    "backups_lie_on_two_nodes_are_whole_and_are_not_more_than_wanted",
     "other_clusters_live_beside_the_datastore_and_end_in_the_archives",
 ];
 

@@ -50,6 +50,8 @@ struct KeeperProcess {
     since: Option<Ms>,
     /// The pod that it runs in.
     pod: Option<StaticPod>,
+    /// The manifest as it was read last, and what it was.
+    manifest: (String, Option<StaticPod>),
     accepted: Option<Order>,
     drain: Option<Draining>,
     binary: Binary,
@@ -71,8 +73,8 @@ struct StaticPod {
 }
 
 impl StaticPod {
-    fn of(manifest: &Path) -> Option<Self> {
-        let pod: Pod = serde_yaml_ng::from_str(&fs::read_to_string(manifest).ok()?).ok()?;
+    fn of(manifest: &str) -> Option<Self> {
+        let pod: Pod = serde_yaml_ng::from_str(manifest).ok()?;
         let container = pod.spec?.containers.into_iter().next()?;
         let inputs = container.env.unwrap_or_default().into_iter().find(|one| one.name == KEEPER_POD);
         Some(Self {
@@ -253,9 +255,14 @@ impl Disks {
         let manifest = self.agent_args(node).static_pods().join(format!("etcd-{CLUSTER}.yaml"));
         let now = world.now;
         let runs = world.nodes[node].on_since.is_some_and(|on| now >= on + KUBELET_START_MS) && manifest.exists();
-        let pod = StaticPod::of(&manifest);
         self.prove(world, node);
         let Some(process) = self.keepers.get_mut(node) else { return };
+        // Seldom another one; to read YAML takes longer than all else in a tick.
+        let text = fs::read_to_string(&manifest).unwrap_or_default();
+        if text != process.manifest.0 {
+            process.manifest = (text.clone(), StaticPod::of(&text));
+        }
+        let pod = process.manifest.1.clone();
         // The kubelet ends the pod that runs first.
         let is_replaced = process.pod.is_some() && pod.is_some() && process.pod != pod;
         if !runs || is_replaced {

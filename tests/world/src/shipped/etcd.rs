@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_operator_agent::host::{Host, Signalled};
 use etcd_operator_etcd::client::{HashKv, HeldWatch, Member, MemberStatus, Members, Snapshot, Tls};
-use etcd_operator_etcd::dial::{Answer, Dial, Endpoint};
+use etcd_operator_etcd::dial::{Answer, Dial, Endpoint, Out};
 use etcd_operator_etcd::error::{ErrorKind, EtcdError};
 use etcd_operator_etcd::ids;
 use etcd_operator_etcd::wal::Owner;
@@ -377,12 +377,12 @@ impl Endpoint for Client {
         }))
     }
 
-    fn snapshot<'a>(&'a self, file: &'a mut tokio::fs::File) -> Answer<'a, Snapshot> {
+    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
         Box::pin(async move {
             self.call("Snapshot", true, CALL, voter_once).await?;
             let failed = |e: std::io::Error| EtcdError::Snapshot { endpoint: self.url.clone(), why: e.to_string() };
-            file.write_all(b"the simulated World has no store").await.map_err(failed)?;
-            file.flush().await.map_err(failed)?;
+            out.write_all(b"the simulated World has no store").await.map_err(failed)?;
+            out.flush().await.map_err(failed)?;
             Ok(Snapshot { bytes: 32, sha256: "0".repeat(64) })
         })
     }

@@ -1,0 +1,169 @@
+//! Taking a backup.
+
+use std::time::Duration;
+
+use async_compression::Level;
+use async_compression::tokio::write::ZstdEncoder;
+use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::dial::Endpoint;
+use etcd_operator_etcd::ids::ClusterId;
+use jiff::Timestamp;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::error::{Error, store};
+use crate::manifest::{FORMAT, Manifest, Name, hex_id};
+use crate::retain::{Keep, surplus};
+use crate::room::Room;
+use crate::store::{Backup, Store};
+use crate::stream::{Counted, Meter, Progress, prove};
+
+/// zstd's own default: a database of Kubernetes objects becomes a fifth, some 300 MB/s on one core.
+const LEVEL: i32 = 3;
+/// For etcd's answers before the stream.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The EtcdBackup.
+    pub backup: String,
+    /// Of which run: letters, digits, `-`.
+    pub id: String,
+    /// The EtcdCluster.
+    pub cluster: String,
+    /// Only of this etcd cluster.
+    pub cluster_id: Option<ClusterId>,
+    /// Which life of it.
+    pub lineage: i64,
+    /// Of the operator.
+    pub operator_version: String,
+}
+
+/// Takes a backup of a member, proves it by reading it again, and only then gives it its manifest. One of the same run that is there already
+/// is taken for it. Nothing is removed here ([`clear`]).
+///
+/// # Errors
+/// When the member is not fit to be backed up, etcd or the store fail, or what was stored is not what was read. Nothing counts as a backup then.
+pub async fn take(
+    etcd: &dyn Endpoint,
+    place: &Store,
+    room: &dyn Room,
+    order: &Order,
+    now: Timestamp,
+    progress: &Progress,
+) -> Result<Backup, Error> {
+    if let Some(there) = place.list().await?.backups.into_iter().find(|backup| backup.name.id == order.id) {
+        return Ok(there);
+    }
+    let status = fit(etcd, order).await?;
+    let db_size = u64::try_from(status.db_size).unwrap_or(0);
+    room.check(db_size).map_err(Error::Room)?;
+    progress.begin(db_size);
+
+    // Whole seconds, as in its name.
+    let taken = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let name = Name { taken, id: order.id.clone() };
+    let meter = Meter::new(place.writer(&name), room);
+    let mut encoder = ZstdEncoder::with_quality(meter, Level::Precise(LEVEL));
+    let streamed = async {
+        let snapshot = etcd.snapshot(&mut Counted { inner: &mut encoder, progress }).await?;
+        encoder.shutdown().await.map_err(|error| failed_write(&error))?;
+        Ok::<_, Error>(snapshot)
+    };
+    let streamed = streamed.await;
+    let snapshot = match streamed {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            let meter = encoder.get_mut();
+            // What a bucket holds of an upload that was not finished costs money.
+            let _ = meter.inner.abort().await;
+            return Err(meter.stopped.take().map_or(error, Error::Room));
+        }
+    };
+    let (bytes, sha256) = encoder.get_ref().sum();
+    drop(encoder);
+
+    progress.begin(snapshot.bytes);
+    let proven = prove(place.read(&name).await?, &mut Counted { inner: tokio::io::sink(), progress }).await?;
+    if (proven.bytes, &proven.sha256, &proven.db_sha256) != (bytes, &sha256, &snapshot.sha256) {
+        let why = format!(
+            "{} was written with SHA-256 {sha256} and read with {}: the store alters what it is given",
+            name.data(),
+            proven.sha256
+        );
+        return Err(Error::Damaged(why));
+    }
+    let (cluster_id, member_id) = hex_id(status.cluster_id, status.member_id);
+    let manifest = Manifest {
+        format: FORMAT,
+        backup: order.backup.clone(),
+        id: order.id.clone(),
+        cluster: order.cluster.clone(),
+        cluster_id,
+        member_id,
+        lineage: order.lineage,
+        etcd_version: status.version,
+        revision: status.revision,
+        taken,
+        object: name.data(),
+        bytes,
+        sha256,
+        db_bytes: snapshot.bytes,
+        db_sha256: snapshot.sha256,
+        operator_version: order.operator_version.clone(),
+    };
+    place.commit(&name, &manifest).await?;
+    Ok(Backup { name, manifest })
+}
+
+/// A member whose data is that of the cluster: it is part of a quorum, as a linearizable read through it shows, and nothing accuses its store.
+async fn fit(etcd: &dyn Endpoint, order: &Order) -> Result<MemberStatus, Error> {
+    let members = etcd.member_list(ASK).await?;
+    let status = etcd.status(ASK).await?;
+    if let Some(wanted) = order.cluster_id.filter(|id| *id != members.cluster_id) {
+        let why =
+            format!("{} is of cluster {:016x}, and a backup of {:016x} is wanted", etcd.url(), members.cluster_id.0, wanted.0);
+        return Err(Error::Source(why));
+    }
+    if status.is_learner {
+        return Err(Error::Source(format!("{} is a learner: it may not have all data yet", etcd.url())));
+    }
+    if !status.accused().is_empty() {
+        let why = format!("etcd has the alarm CORRUPT: which store is right is not known ({})", status.errors.join("; "));
+        return Err(Error::Corrupt(why));
+    }
+    Ok(status)
+}
+
+fn failed_write(error: &std::io::Error) -> Error {
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    if full {
+        return Error::Room(format!("the store is full: {error}"));
+    }
+    let source = object_store::Error::Generic { store: "backup", source: error.to_string().into() };
+    store("cannot write the backup")(source)
+}
+
+/// Removes what is more than is wanted, and what earlier runs left unfinished so long ago: zero where nobody else writes there. Returns how many
+/// backups are left.
+///
+/// # Errors
+/// When the store does not list or remove; what is wanted is never touched.
+pub async fn clear(place: &Store, keep: Keep, now: Timestamp, unfinished: Duration) -> Result<usize, Error> {
+    let listed = place.list().await?;
+    let named = listed.backups.iter().map(|backup| (&backup.name, backup.manifest.cluster_id.as_str()));
+    let gone = surplus(named, keep, now);
+    for name in &gone {
+        place.remove(name).await?;
+    }
+    let is_over = |name: &Name| Duration::try_from(now.duration_since(name.taken)).unwrap_or_default() >= unfinished;
+    for name in listed.unfinished.iter().filter(|name| is_over(name)) {
+        place.remove(name).await?;
+    }
+    for (file, name) in place.staged()? {
+        if is_over(&name) {
+            std::fs::remove_file(&file).map_err(|error| Error::Config(format!("cannot remove {}: {error}", file.display())))?;
+        }
+    }
+    Ok(listed.backups.len() - gone.len())
+}
