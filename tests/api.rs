@@ -287,9 +287,17 @@ fn backups(api: &Api) {
                "metadata": {"name": name, "namespace": "kube-system"}, "spec": spec})
     };
     let policy = |policy: Value| json!({"clusterName": "kube-etcd", "backupPolicy": policy});
+    let s3 = |s3: Value| json!({"clusterName": "kube-etcd", "storageType": "S3", "s3": s3});
     for (name, spec) in [
         ("once", json!({"clusterName": "kube-etcd"})),
         ("nightly", policy(json!({"schedule": "0 3 * * *", "timeZone": "Europe/Berlin", "maxBackups": 14}))),
+        (
+            "bucket",
+            s3(
+                json!({"path": "b/some/where", "endpoint": "https://s3.example:9000", "forcePathStyle": true, "awsSecret": "etcd-backup"}),
+            ),
+        ),
+        ("amazon", s3(json!({"path": "b"}))),
         ("ancestors", policy(json!({"timeoutInSecond": 0, "backupIntervalInSecond": 3600, "maxBackups": 0}))),
     ] {
         api.ok(&["create", "-f", "-"], Some(&backup(name, spec)));
@@ -385,6 +393,7 @@ fn who_may_do_what(api: &Api) {
         (&agent, "create", "pods", false),
         (&agent, "get", "configmaps", false),
         (&controller, "get", "secrets/etcd-ca", true),
+        (&controller, "get", "secrets/etcd-backup", true),
         (&controller, "update", "etcdmembers", true),
         (&controller, "update", "etcdclusters/status", true),
         (&controller, "update", "etcdbackups/status", true),

@@ -14,7 +14,8 @@ bed=${BED:?run this by make test or make soak}
 echo "tier $tier, TEST_SEED=$TEST_SEED"
 ETCD_BIN=$(tests/bed/go/build.sh etcd)
 KUBE_BIN=$(tests/bed/go/build.sh kubernetes)
-export ETCD_BIN KUBE_BIN
+S3_BIN=$(tests/bed/go/build.sh s3)
+export ETCD_BIN KUBE_BIN S3_BIN
 # No test waits for it while others run beside it.
 export KEEPER_FREEZE_SECONDS=${KEEPER_FREEZE_SECONDS:-60}
 if [ "$tier" = soak ]; then export WORLD_CASES=${WORLD_CASES:-3000}; fi
@@ -114,6 +115,7 @@ suite docs cargo test --locked -q -p etcd-operator --test docs
 # With the optimisation of the image on the bed, which is built for it anyway: ten times as fast.
 suite world cargo test --locked -q --profile bed -p etcd-operator-world -p etcd-operator-plan
 suite keeper cargo test --locked -q --no-fail-fast -p etcd-operator-keeper
+suite backup cargo test --locked -q -p etcd-operator-backup
 suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
 suite api cargo test --locked -q -p etcd-operator --test api
 suite witness cargo test --locked -q -p etcd-operator-witness

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_operator_api::member::{BackupOrder, BackupReport, BackupTaken, EtcdMember, Role};
-use etcd_operator_backup::{self as backup, Backup, DiskRoom, Error, Keep, Order, Store};
+use etcd_operator_backup::{self as backup, Backup, DiskRoom, Error, Keep, Order, Store, Whose};
 use etcd_operator_client::clock;
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::ids::ClusterId;
@@ -129,7 +129,8 @@ impl Work {
             age: u64::try_from(self.order.max_age_seconds).ok().filter(|s| *s > 0).map(Duration::from_secs),
         };
         // Nobody else writes here: what is unfinished is what an agent left that was killed, and takes room.
-        backup::clear(&place, keep, now(), Duration::ZERO).await.map_err(failed)?;
+        let whose = Whose { backup: &self.order.name, cluster_id: None };
+        backup::clear(&place, whose, keep, now()).await.map_err(failed)?;
         let order = Order {
             backup: self.order.name.clone(),
             id: self.order.id.clone(),
@@ -139,20 +140,28 @@ impl Work {
             operator_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let room = DiskRoom::of(self.dir.clone());
-        let Backup { name, manifest } =
-            backup::take(client.as_ref(), &place, &room, &order, now(), &backup::Progress::default()).await.map_err(failed)?;
-        let kept = backup::clear(&place, keep, now(), Duration::ZERO).await.map_err(failed)?;
-        let count = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        Ok(BackupTaken {
-            path: self.on_node.join(name.data()).to_string_lossy().into_owned(),
-            time: manifest.taken.to_string(),
-            etcd_version: manifest.etcd_version,
-            cluster_id: manifest.cluster_id,
-            revision: manifest.revision,
-            bytes: count(manifest.bytes),
-            db_bytes: count(manifest.db_bytes),
-            sha256: manifest.sha256,
-            kept: i64::try_from(kept).unwrap_or(i64::MAX),
-        })
+        let progress = backup::Progress::default();
+        let taken = backup::take(client.as_ref(), &place, &room, &order, now(), &progress).await.map_err(failed)?;
+        let kept = backup::clear(&place, whose, keep, now()).await;
+        Ok(report(self.on_node.join(taken.name.data()).to_string_lossy().into_owned(), &taken, kept))
+    }
+}
+
+/// What a status says of a backup, and of those before it.
+#[must_use]
+pub fn report(path: String, backup: &Backup, kept: Result<usize, Error>) -> BackupTaken {
+    let manifest = &backup.manifest;
+    let count = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    BackupTaken {
+        path,
+        time: manifest.taken.to_string(),
+        etcd_version: manifest.etcd_version.clone(),
+        cluster_id: manifest.cluster_id.clone(),
+        revision: manifest.revision,
+        bytes: count(manifest.bytes),
+        db_bytes: count(manifest.db_bytes),
+        sha256: manifest.sha256.clone(),
+        kept: kept.as_ref().ok().map(|kept| i64::try_from(*kept).unwrap_or(i64::MAX)),
+        not_cleared: kept.err().map(|error| error.to_string()).unwrap_or_default(),
     }
 }

@@ -30,6 +30,7 @@ mod watch;
 #[cfg(test)]
 mod testing;
 
+pub use backups::report as backup_report;
 pub use node::AgentArgs;
 pub use problem::{Problem, Reason};
 pub use validate::{validate, validate_pod};

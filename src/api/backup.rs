@@ -32,6 +32,8 @@ use crate::member::BackupTaken;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.node) || self.storageType == 'Node'")
     .message("spec.node: goes with spec.storageType: Node"))]
+#[x_kube(validation = Rule::new("has(self.s3) == (self.storageType == 'S3')")
+    .message("spec.s3: goes with spec.storageType: S3, and is needed there"))]
 pub struct EtcdBackupSpec {
     /// The EtcdCluster, in the same namespace.
     #[x_kube(validation = Rule::new("self.size() >= 1 && self.size() <= 40")
@@ -49,6 +51,9 @@ pub struct EtcdBackupSpec {
     /// About storageType Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeStore>,
+    /// About storageType S3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Store>,
 }
 
 /// Where backups go.
@@ -57,6 +62,8 @@ pub enum StorageType {
     /// A directory on nodes that carry members: `/var/lib/etcd-operator/<namespace>/<cluster>/backups/<name>`.
     #[default]
     Node,
+    /// A bucket of a store that speaks S3.
+    S3,
 }
 
 /// When, and how much is kept.
@@ -114,6 +121,37 @@ impl Default for NodeStore {
 /// A node that is lost takes its backup with it.
 fn default_copies() -> i32 {
     2
+}
+
+/// About a store that speaks S3.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Store {
+    /// `<bucket>/<prefix>`. Several EtcdBackups may share it.
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9][a-zA-Z0-9._-]*(/[a-zA-Z0-9._-]+)*$') && self.size() <= 512 && !self.matches('(^|/)[.][.]?(/|$)')")
+        .message("spec.s3.path: <bucket>/<prefix> of letters, digits and ._-"))]
+    pub path: String,
+    /// URL of the store; unset = Amazon's.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = Rule::new("self == '' || (self.matches('^https://[^/?#@ ]+$') && self.size() <= 255)")
+        .message("spec.s3.endpoint: https://<host>[:<port>]; a backup holds every Secret of the cluster"))]
+    pub endpoint: String,
+    /// Its region; unset: the one in the Secret, or `us-east-1`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9-]*$') && self.size() <= 64").message("spec.s3.region: letters, digits and '-'"))]
+    pub region: String,
+    /// `https://<endpoint>/<bucket>` instead of `https://<bucket>.<endpoint>`.
+    #[serde(default)]
+    pub force_path_style: bool,
+    /// Secret with `credentials` and, if wanted, `config` as files of the AWS command line (profile `default`). Unset: workload identity of the controller's pod.
+    /// The controller reads Secret `etcd-backup`; other names have to be added to its Role.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = Rule::new("self.size() <= 253").message("spec.s3.awsSecret: the name of a Secret"))]
+    pub aws_secret: String,
+    /// Secret with `ca.crt`, which signs the store's certificate; unset = the CAs that browsers trust. May be the same as awsSecret.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[x_kube(validation = Rule::new("self.size() <= 253").message("spec.s3.caSecret: the name of a Secret"))]
+    pub ca_secret: String,
 }
 
 /// What became of it.

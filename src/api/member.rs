@@ -636,8 +636,12 @@ pub struct BackupTaken {
     pub db_bytes: i64,
     /// SHA-256 of what is stored, hex.
     pub sha256: String,
-    /// Backups of this EtcdBackup that are there now.
-    pub kept: i64,
+    /// Backups of this EtcdBackup that are there now; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<i64>,
+    /// Why older ones could not be removed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_cleared: String,
 }
 
 /// Clients of one listener, as seen on the listener's node.

@@ -61,7 +61,7 @@ pub enum Error {
     #[error("{0}")]
     Corrupt(String),
     /// The store failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", words(source))]
     Store {
         /// What was being done.
         what: String,
@@ -89,26 +89,71 @@ impl Error {
             Self::Room(_) => Reason::NoRoom,
             Self::Damaged(_) => Reason::Damaged,
             Self::Config(_) => Reason::StoreMissing,
-            Self::Store { source, .. } => match source {
-                object_store::Error::NotFound { .. } => Reason::StoreMissing,
-                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Reason::StoreDenied,
-                other if is_full(other) => Reason::NoRoom,
+            Self::Store { source, .. } if DENIALS.iter().any(|code| whole(source).contains(code)) => Reason::StoreDenied,
+            Self::Store { source, .. } => match (source, status(&whole(source))) {
+                (object_store::Error::NotFound { .. }, _) | (_, Some(404)) => Reason::StoreMissing,
+                (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, _) => {
+                    Reason::StoreDenied
+                }
+                (_, Some(401 | 403)) => Reason::StoreDenied,
+                (_, Some(507)) => Reason::NoRoom,
+                (other, _) if is_full(other) => Reason::NoRoom,
                 _ => Reason::StoreUnavailable,
             },
         }
     }
 }
 
-/// Whether a disk was full, somewhere in the chain of causes.
+/// Codes of S3 that come with one status or another; the last is versitygw's.
+const DENIALS: [&str; 7] = [
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "XAdminUserNotFound",
+];
+
+/// The errors behind an error, itself first.
+fn causes(error: &object_store::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source())
+}
+
+/// Whether a disk was full.
 fn is_full(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull) {
-            return true;
+    let full = |io: &std::io::Error| io.kind() == std::io::ErrorKind::StorageFull;
+    causes(error).any(|cause| cause.downcast_ref().is_some_and(full))
+}
+
+/// All that it says.
+fn whole(error: &object_store::Error) -> String {
+    let mut whole = String::new();
+    for text in causes(error).map(ToString::to_string) {
+        if !whole.contains(&text) {
+            whole = if whole.is_empty() { text } else { format!("{whole}: {text}") };
         }
-        cause = error.source();
     }
-    false
+    whole
+}
+
+/// The HTTP status of an answer. (The library keeps its type for that to itself; for an object, but not for a list, it tells a denial from others.)
+fn status(whole: &str) -> Option<u16> {
+    let (_, rest) = whole.split_once("status code: ")?;
+    rest.get(..3)?.parse().ok()
+}
+
+/// For a human: of an answer its code and its words, not the page of XML that it is.
+fn words(error: &object_store::Error) -> String {
+    let whole = whole(error);
+    let of = |tag: &str| {
+        let (_, rest) = whole.split_once(&format!("<{tag}>"))?;
+        rest.split_once(&format!("</{tag}>")).map(|(text, _)| text.to_owned())
+    };
+    match (status(&whole), of("Code"), of("Message")) {
+        (Some(status), Some(code), Some(message)) => format!("HTTP {status}: {code}: {message}"),
+        _ => whole.chars().take(600).collect(),
+    }
 }
 
 /// Adds what was being done to an error of the store.

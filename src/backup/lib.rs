@@ -7,14 +7,16 @@ mod error;
 mod manifest;
 mod retain;
 mod room;
+mod s3;
 mod store;
 mod stream;
 mod take;
 
 pub use error::{Error, Reason};
 pub use manifest::{FORMAT, Manifest, Name, hex_id};
-pub use retain::{Keep, surplus};
+pub use retain::Keep;
 pub use room::{DiskRoom, NoLimit, Room};
+pub use s3::{Credentials, S3};
 pub use store::{Backup, Listed, Store};
 pub use stream::{Progress, Proven, prove};
-pub use take::{Order, clear, take};
+pub use take::{Order, Whose, clear, take};

@@ -144,19 +144,33 @@ fn failed_write(error: &std::io::Error) -> Error {
     store("cannot write the backup")(source)
 }
 
-/// Removes what is more than is wanted, and what earlier runs left unfinished so long ago: zero where nobody else writes there. Returns how many
-/// backups are left.
+/// Which of the backups in a place are one's own: others may have theirs beside them.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    /// The EtcdBackup.
+    pub backup: &'a str,
+    /// Only of this etcd cluster (hex ID); `None` = of all that the EtcdBackup ever had: nobody else writes there, and what is unfinished was left
+    /// by a process that died.
+    pub cluster_id: Option<&'a str>,
+}
+
+/// Removes what is more than is wanted, and what was left unfinished. Returns how many backups are left.
 ///
 /// # Errors
 /// When the store does not list or remove; what is wanted is never touched.
-pub async fn clear(place: &Store, keep: Keep, now: Timestamp, unfinished: Duration) -> Result<usize, Error> {
+pub async fn clear(place: &Store, whose: Whose<'_>, keep: Keep, now: Timestamp) -> Result<usize, Error> {
     let listed = place.list().await?;
-    let named = listed.backups.iter().map(|backup| (&backup.name, backup.manifest.cluster_id.as_str()));
-    let gone = surplus(named, keep, now);
+    let is_own = |backup: &&Backup| {
+        let manifest = &backup.manifest;
+        manifest.backup == whose.backup && whose.cluster_id.is_none_or(|id| id == manifest.cluster_id)
+    };
+    let own: Vec<&Backup> = listed.backups.iter().filter(is_own).collect();
+    let gone = surplus(own.iter().map(|backup| (&backup.name, backup.manifest.cluster_id.as_str())), keep, now);
     for name in &gone {
         place.remove(name).await?;
     }
-    let is_over = |name: &Name| Duration::try_from(now.duration_since(name.taken)).unwrap_or_default() >= unfinished;
+    let grace = if whose.cluster_id.is_none() { Duration::ZERO } else { UNFINISHED };
+    let is_over = |name: &Name| Duration::try_from(now.duration_since(name.taken)).unwrap_or_default() >= grace;
     for name in listed.unfinished.iter().filter(|name| is_over(name)) {
         place.remove(name).await?;
     }
@@ -165,5 +179,8 @@ pub async fn clear(place: &Store, keep: Keep, now: Timestamp, unfinished: Durati
             std::fs::remove_file(&file).map_err(|error| Error::Config(format!("cannot remove {}: {error}", file.display())))?;
         }
     }
-    Ok(listed.backups.len() - gone.len())
+    Ok(own.len() - gone.len())
 }
+
+/// Nobody's backup takes longer.
+const UNFINISHED: Duration = Duration::from_secs(7 * 86_400);

@@ -149,6 +149,8 @@ pub(crate) struct Context {
     pub(crate) lease: lease::Claim,
     /// Held while ports are chosen.
     pub(crate) ports: tokio::sync::Mutex<()>,
+    /// Backups that this process takes.
+    pub(crate) remote: backups::Runs,
     dial: Arc<dyn Dial>,
     memories: Mutex<HashMap<String, memory::Shared>>,
     stopping: AtomicBool,
@@ -229,6 +231,7 @@ pub async fn serve(args: ControllerArgs, client: Client, dial: Arc<dyn Dial>, to
         lease: lease.clone(),
         dial: Arc::new(measured::Measured { inner: dial, metrics: args.metrics.clone() }),
         ports: tokio::sync::Mutex::default(),
+        remote: backups::Runs::default(),
         memories: Mutex::default(),
         stopping: AtomicBool::new(false),
         asides: AtomicU32::new(0),

@@ -1,142 +1,22 @@
 //! Backups in a directory: proven before they count, refused where anything is off, and never more removed than is wanted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test ends by it")]
 
+mod common;
+
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
-use etcd_operator_backup::{
-    DiskRoom, Error, Keep, Listed, Name, NoLimit, Order, Progress, Reason, Room, Store, clear, prove, take,
-};
-use etcd_operator_etcd::client::{HashKv, HeldWatch, MemberStatus, Members, Snapshot};
-use etcd_operator_etcd::dial::{Answer, Endpoint, Out};
-use etcd_operator_etcd::error::EtcdError;
-use etcd_operator_etcd::ids::{ClusterId, MemberId};
-use jiff::Timestamp;
+use common::{Etcd, at, names, order};
+use etcd_operator_backup::{DiskRoom, Error, Keep, Name, NoLimit, Progress, Reason, Room, Store, Whose, clear, prove, take};
+use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::ids::ClusterId;
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt as _;
-
-/// A member with this database.
-struct Etcd {
-    db: Vec<u8>,
-    status: MemberStatus,
-    /// The stream breaks off after so many bytes.
-    breaks: Option<usize>,
-    asked: Mutex<u32>,
-}
-
-impl Etcd {
-    fn new(bytes: usize) -> Self {
-        // Not all of it can be compressed.
-        let db: Vec<u8> = (0..bytes).map(|n| (n / 4096 * n % 251) as u8).collect();
-        let status = MemberStatus {
-            cluster_id: ClusterId(0xc1),
-            member_id: MemberId(0xa1),
-            version: "3.6.16".into(),
-            leader: Some(MemberId(0xa2)),
-            raft_term: 2,
-            raft_index: 100,
-            applied_index: 100,
-            revision: 77,
-            db_size: bytes as i64,
-            is_learner: false,
-            errors: Vec::new(),
-            storage_version: "3.6.0".into(),
-            downgrade: None,
-        };
-        Self { db, status, breaks: None, asked: Mutex::new(0) }
-    }
-
-    fn none<T>(&self) -> Answer<'_, T> {
-        unreachable!("a backup changes nothing")
-    }
-}
-
-impl Endpoint for Etcd {
-    fn url(&self) -> &str {
-        "https://10.0.0.1:2379"
-    }
-    fn member_list(&self, _: Duration) -> Answer<'_, Members> {
-        Box::pin(async { Ok(Members { cluster_id: self.status.cluster_id, members: Vec::new() }) })
-    }
-    fn status(&self, _: Duration) -> Answer<'_, MemberStatus> {
-        Box::pin(async { Ok(self.status.clone()) })
-    }
-    fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
-        Box::pin(async move {
-            *self.asked.lock().unwrap() += 1;
-            let failed = |why: String| EtcdError::Snapshot { endpoint: self.url().into(), why };
-            let digest = Sha256::digest(&self.db);
-            let all = [self.db.as_slice(), digest.as_slice()].concat();
-            for chunk in all[..self.breaks.unwrap_or(all.len())].chunks(32 << 10) {
-                out.write_all(chunk).await.map_err(|error| failed(error.to_string()))?;
-            }
-            if self.breaks.is_some() {
-                return Err(failed("broke off".into()));
-            }
-            let sha256 = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            Ok(Snapshot { bytes: all.len() as u64, sha256 })
-        })
-    }
-    fn member_add_learner<'a>(&'a self, _: &'a str) -> Answer<'a, MemberId> {
-        self.none()
-    }
-    fn member_promote(&self, _: MemberId) -> Answer<'_, ()> {
-        self.none()
-    }
-    fn member_remove(&self, _: MemberId) -> Answer<'_, ()> {
-        self.none()
-    }
-    fn member_update<'a>(&'a self, _: MemberId, _: &'a str) -> Answer<'a, ()> {
-        self.none()
-    }
-    fn move_leader(&self, _: MemberId) -> Answer<'_, ()> {
-        self.none()
-    }
-    fn disarm_corrupt(&self, _: MemberId) -> Answer<'_, ()> {
-        self.none()
-    }
-    fn enable_downgrade<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
-        self.none()
-    }
-    fn cancel_downgrade(&self) -> Answer<'_, ()> {
-        self.none()
-    }
-    fn hash_kv(&self, _: i64) -> Answer<'_, HashKv> {
-        self.none()
-    }
-    fn write_and_read<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
-        self.none()
-    }
-    fn hold_watch(&self) -> Answer<'_, HeldWatch> {
-        self.none()
-    }
-}
-
-fn order(id: &str) -> Order {
-    Order {
-        backup: "nightly".into(),
-        id: id.into(),
-        cluster: "kube-etcd".into(),
-        cluster_id: Some(ClusterId(0xc1)),
-        lineage: 0,
-        operator_version: "0.1.0".into(),
-    }
-}
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_764_273_180 + second).unwrap()
-}
 
 fn files(dir: &Path) -> Vec<String> {
     let mut files: Vec<String> =
         std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
     files
-}
-
-fn names(listed: &Listed) -> Vec<&str> {
-    listed.backups.iter().map(|backup| backup.name.id.as_str()).collect()
 }
 
 #[tokio::test]
@@ -155,7 +35,7 @@ async fn what_was_taken_is_listed_and_is_what_etcd_had() {
         assert_eq!((proven.bytes, proven.sha256), (taken.manifest.bytes, taken.manifest.sha256.clone()));
         // The same run again, as after a restart: what is there counts.
         assert_eq!(take(&etcd, &place, &NoLimit, &order(&id), at(100), &Progress::default()).await.unwrap(), taken);
-        assert_eq!(*etcd.asked.lock().unwrap(), 1);
+        assert_eq!(etcd.asked(), 1);
     }
     let listed = place.list().await.unwrap();
     assert_eq!(names(&listed), ["run-0", "run-1"]);
@@ -195,7 +75,7 @@ async fn a_member_that_is_not_fit_is_not_asked_for_its_data() {
     ] {
         let error = take(&etcd, &place, &room, &order("run"), at(0), &Progress::default()).await.unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
-        assert_eq!(*etcd.asked.lock().unwrap(), 0, "{error}");
+        assert_eq!(etcd.asked(), 0, "{error}");
     }
     // One that is out of space can be backed up: it is what one does before anything else.
     let mut nospace = Etcd::new(10);
@@ -219,12 +99,7 @@ async fn a_disk_that_fills_up_meanwhile_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let place = Store::directory(dir.path()).unwrap();
     // Random enough that what is written is large.
-    let mut etcd = Etcd::new(80 << 20);
-    let mut state = 1_u64;
-    for byte in &mut etcd.db {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        *byte = (state >> 56) as u8;
-    }
+    let etcd = Etcd::random(80 << 20);
     let error = take(&etcd, &place, &Fills(Mutex::default()), &order("run"), at(0), &Progress::default()).await.unwrap_err();
     assert_eq!(error.reason(), Reason::NoRoom, "{error}");
     assert!(error.to_string().contains("3 MiB free"), "{error}");
@@ -286,7 +161,7 @@ async fn the_oldest_go_and_strangers_files_stay() {
     }
     std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let unfinished = |second, id: &str| Name { taken: at(second), id: id.into() };
-    std::fs::write(dir.path().join(unfinished(-100_000, "old").data()), "x").unwrap();
+    std::fs::write(dir.path().join(unfinished(-1_000_000, "old").data()), "x").unwrap();
     std::fs::write(dir.path().join(unfinished(0, "new").data()), "x").unwrap();
     let staged = dir.path().join(format!("{}#1", unfinished(0, "staged").data()));
     std::fs::write(&staged, "x").unwrap();
@@ -295,14 +170,18 @@ async fn the_oldest_go_and_strangers_files_stay() {
     std::fs::write(dir.path().join(newest.data()), "x").unwrap();
 
     let keep = Keep { count: 2, age: None };
-    const DAY: Duration = Duration::from_secs(86_400);
-    assert_eq!(clear(&place, keep, at(10), DAY).await.unwrap(), 2);
+    let shared = Whose { backup: "nightly", cluster_id: Some("00000000000000c1") };
+    let alone = Whose { cluster_id: None, ..shared };
+    for other in [Whose { backup: "hourly", ..shared }, Whose { cluster_id: Some("00000000000000c2"), ..shared }] {
+        assert_eq!(clear(&place, other, Keep { count: 1, age: None }, at(10)).await.unwrap(), 0, "{other:?}");
+    }
+    assert_eq!(clear(&place, shared, keep, at(10)).await.unwrap(), 2);
     let listed = place.list().await.unwrap();
     assert_eq!(names(&listed), ["run-1", "run-2"]);
     assert_eq!(listed.damaged.len(), 1, "what is damaged is left for a human");
     assert_eq!(listed.unfinished, [unfinished(0, "new")]);
     assert!(dir.path().join("notes.txt").exists());
     assert!(staged.exists(), "another process may be at it");
-    assert_eq!(clear(&place, keep, at(10), Duration::ZERO).await.unwrap(), 2, "of the backups nothing more");
+    assert_eq!(clear(&place, alone, keep, at(10)).await.unwrap(), 2, "of the backups nothing more");
     assert!(!staged.exists() && place.list().await.unwrap().unfinished.is_empty());
 }

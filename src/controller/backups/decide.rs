@@ -124,9 +124,7 @@ pub(crate) fn next(run: &Run, sources: &[Source], copies: usize, timeout_ms: u64
         return Next::End(end);
     }
     let was_asked = |source: &&Source| source.ordered.as_ref() == Some(&run.id) || Some(&source.node) == run.node.as_ref();
-    let mut open: Vec<&Source> = sources.iter().filter(|source| source.is_fit && !was_asked(source)).collect();
-    open.sort_by(|a, b| (a.is_leader, &a.node).cmp(&(b.is_leader, &b.node)));
-    if let Some(source) = open.first() {
+    if let Some(source) = best(sources.iter().filter(|source| !was_asked(source))) {
         return Next::Ask(source.node.clone());
     }
     let mut silent: Vec<String> =
@@ -137,6 +135,11 @@ pub(crate) fn next(run: &Run, sources: &[Source], copies: usize, timeout_ms: u64
     let why = "its agent did not answer in time: is it running, and does the node still carry a member?";
     end.failed.extend(silent.into_iter().map(|node| (node, Reason::AgentSilent.to_string(), why.to_owned())));
     Next::End(end)
+}
+
+/// Whom to ask: a follower before the leader.
+pub(crate) fn best<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Option<&'a Source> {
+    sources.into_iter().filter(|source| source.is_fit).min_by_key(|source| (source.is_leader, &source.node))
 }
 
 #[cfg(test)]

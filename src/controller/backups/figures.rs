@@ -102,6 +102,7 @@ mod tests {
             backup_policy: Some(policy),
             suspend: false,
             node: None,
+            s3: None,
         };
         let mut backup = EtcdBackup::new("hourly", spec);
         let at = |s: u64| Some(clock::rfc3339(s * 1000));

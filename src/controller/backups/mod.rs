@@ -3,17 +3,19 @@
 
 mod decide;
 mod figures;
+mod remote;
 mod schedule;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_operator_api::backup::{Run, StorageType};
+use etcd_operator_api::backup::{Copy, Run, StorageType};
 use etcd_operator_api::cluster::MemberRole;
 use etcd_operator_api::condition::{self, Condition};
 use etcd_operator_api::member::{BackupOrder, EtcdMember, Role};
 use etcd_operator_api::{EtcdBackup, EtcdBackupStatus, EtcdCluster};
 use etcd_operator_client::watch_config;
+use etcd_operator_etcd::ids::ClusterId;
 use futures::StreamExt as _;
 use kube::api::{ListParams, PostParams};
 use kube::runtime::controller::Action;
@@ -27,11 +29,14 @@ use super::{AFTER_CONFLICT, AFTER_ERROR, Context, ControllerError, api_error, is
 use crate::clock;
 
 pub use figures::Figures;
+pub(crate) use remote::Runs;
 
 /// Without another event an EtcdBackup is looked at again after so long at most: clocks are set, and objects change unseen.
 const LOOK: Duration = Duration::from_secs(300);
 /// After a write of ours.
 const NEXT_STEP: Duration = Duration::from_millis(50);
+/// How often a run of this process is looked at.
+const REMOTE_LOOK: Duration = Duration::from_secs(2);
 /// How long one backup may take, where the policy does not say, s.
 const TIMEOUT_S: i64 = 600;
 /// Longest message in a status.
@@ -167,12 +172,13 @@ impl Pass<'_> {
         let of_cluster = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", spec.cluster_name));
         let members = self.context.members().list(&of_cluster).await.map_err(api_error("listing EtcdMembers"))?.items;
         let sources = sources(&cluster, &members, &self.backup.name_any());
-        let StorageType::Node = spec.storage_type;
-        let copies = usize::try_from(spec.node.clone().unwrap_or_default().copies).unwrap_or(1);
+        if spec.storage_type == StorageType::S3 {
+            return self.go_on_remotely(run, status, &cluster, &members, &sources, now_ms).await;
+        }
         let timeout_s = self.timeout_s();
         let timeout_ms = u64::try_from(timeout_s).unwrap_or(0).saturating_mul(1000);
         let asked_ms = run.asked.as_deref().and_then(clock::parse_rfc3339);
-        match decide::next(run, &sources, copies, timeout_ms, asked_ms, now_ms) {
+        match decide::next(run, &sources, self.copies(), timeout_ms, asked_ms, now_ms) {
             Next::Ask(node) => {
                 let mut new = status.clone();
                 new.run = Some(Run { node: Some(node), asked: Some(clock::rfc3339(now_ms)), ..run.clone() });
@@ -187,6 +193,94 @@ impl Pass<'_> {
             }
             Next::Wait(until_ms) => Ok(until(until_ms, now_ms)),
             Next::End(end) => self.end(status, end, None, now_ms).await,
+        }
+    }
+
+    /// A run of this process itself.
+    async fn go_on_remotely(
+        &self,
+        run: &Run,
+        status: &EtcdBackupStatus,
+        cluster: &EtcdCluster,
+        members: &[EtcdMember],
+        sources: &[Source],
+        now_ms: u64,
+    ) -> Result<Duration, ControllerError> {
+        let runs = &self.context.remote;
+        let outcome = match runs.look(&run.id) {
+            Some(remote::Run::UnderWay) => return Ok(REMOTE_LOOK),
+            Some(remote::Run::Over(outcome)) => outcome,
+            None => match self.begin_remotely(run, cluster, members, sources).await {
+                Ok(true) => return Ok(REMOTE_LOOK),
+                // The cluster's certificates are not known yet: a pass over it comes first.
+                Ok(false) => return Ok(AFTER_ERROR),
+                Err(failure) => Err(failure),
+            },
+        };
+        let end = match outcome {
+            Ok(taken) => End { copies: vec![Copy { node: String::new(), taken }], failed: Vec::new() },
+            Err((reason, message)) => End { copies: Vec::new(), failed: vec![(String::new(), reason, message)] },
+        };
+        let again = self.end(status, end, None, now_ms).await?;
+        runs.forget(&run.id);
+        Ok(again)
+    }
+
+    /// Whether it could be begun.
+    async fn begin_remotely(
+        &self,
+        run: &Run,
+        cluster: &EtcdCluster,
+        members: &[EtcdMember],
+        sources: &[Source],
+    ) -> Result<bool, remote::Failure> {
+        let Some(source) = decide::best(sources) else {
+            return Err((Reason::NoHealthyMember.to_string(), self.no_member()));
+        };
+        let member = members.iter().find(|m| m.spec.node_name == source.node);
+        let Some((member, seat)) = member.and_then(|m| Some((m, m.spec.seat.as_ref()?))) else { return Ok(false) };
+        let (store, shown) = remote::store(self.context, &self.backup).await?;
+        let (dial, tls) = {
+            let memory = self.context.memory(&self.backup.spec.cluster_name);
+            let memory = memory.lock().await;
+            let Some((_, _, tls)) = &memory.ca else { return Ok(false) };
+            (Arc::clone(&memory.dial), tls.clone())
+        };
+        let cluster_id = cluster.status.as_ref().and_then(|status| status.cluster_id.as_deref());
+        let policy = self.backup.spec.backup_policy.clone().unwrap_or_default();
+        self.context.remote.begin(remote::Work {
+            dial,
+            tls,
+            endpoint: seat.order.client_url.clone(),
+            store,
+            shown,
+            order: etcd_operator_backup::Order {
+                backup: self.backup.name_any(),
+                id: run.id.clone(),
+                cluster: self.backup.spec.cluster_name.clone(),
+                cluster_id: cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ClusterId),
+                lineage: member.spec.lineage,
+                operator_version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            keep: etcd_operator_backup::Keep {
+                count: policy.max_backups.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+                age: policy.max_age_in_second.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs),
+            },
+            limit: Duration::from_secs(u64::try_from(self.timeout_s()).unwrap_or(0)),
+        });
+        Ok(true)
+    }
+
+    fn no_member(&self) -> String {
+        let name = &self.backup.spec.cluster_name;
+        format!("EtcdCluster {name} has no member that votes and is healthy: see its status.memberStates")
+    }
+
+    /// Places that a backup is wanted in.
+    fn copies(&self) -> usize {
+        match self.backup.spec.storage_type {
+            StorageType::Node => usize::try_from(self.backup.spec.node.clone().unwrap_or_default().copies).unwrap_or(1),
+            StorageType::S3 => 1,
         }
     }
 
@@ -222,33 +316,20 @@ impl Pass<'_> {
         refused: Option<(Reason, String)>,
         now_ms: u64,
     ) -> Result<Duration, ControllerError> {
-        let spec = &self.backup.spec;
         let mut new = status.clone();
         new.run = None;
-        let failed: Vec<String> = end.failed.iter().map(|(node, reason, why)| format!("{node}: {reason}: {why}")).collect();
+        let said = |(node, reason, why): &(String, String, String)| match node.as_str() {
+            "" => why.clone(),
+            node => format!("{node}: {reason}: {why}"),
+        };
+        let failed: Vec<String> = end.failed.iter().map(said).collect();
         let newest = end.copies.iter().max_by_key(|copy| copy.taken.revision);
         let (reason, message) = match (refused, newest) {
             (Some((reason, why)), _) => (reason.to_string(), why),
-            (None, Some(copy)) => {
-                let wanted = usize::try_from(spec.node.clone().unwrap_or_default().copies).unwrap_or(1);
-                let nodes: Vec<&str> = end.copies.iter().map(|copy| copy.node.as_str()).collect();
-                let said = format!("revision {} on {}", copy.taken.revision, nodes.join(", "));
-                if nodes.len() >= wanted {
-                    (Reason::Verified.to_string(), said)
-                } else {
-                    let why = if failed.is_empty() { "no other healthy member".to_owned() } else { failed.join("; ") };
-                    (Reason::FewerCopies.to_string(), format!("{said}; {wanted} were wanted: {why}"))
-                }
-            }
+            (None, Some(copy)) => self.success(copy.taken.revision, &end.copies, &failed),
             (None, None) => match end.failed.first() {
                 Some((_, reason, _)) => (reason.clone(), failed.join("; ")),
-                None => (
-                    Reason::NoHealthyMember.to_string(),
-                    format!(
-                        "EtcdCluster {} has no member that votes and is healthy: see its status.memberStates",
-                        spec.cluster_name
-                    ),
-                ),
+                None => (Reason::NoHealthyMember.to_string(), self.no_member()),
             },
         };
         if let Some(copy) = newest {
@@ -269,6 +350,21 @@ impl Pass<'_> {
             self.event(&reason, &message, succeeded).await;
         }
         Ok(NEXT_STEP)
+    }
+
+    /// Reason and message of a run that has taken a backup.
+    fn success(&self, revision: i64, copies: &[Copy], failed: &[String]) -> (String, String) {
+        let place = |copy: &Copy| if copy.node.is_empty() { copy.taken.path.clone() } else { copy.node.clone() };
+        let places: Vec<String> = copies.iter().map(place).collect();
+        let mut said = format!("revision {revision} on {}", places.join(", "));
+        for copy in copies.iter().filter(|copy| !copy.taken.not_cleared.is_empty()) {
+            said = format!("{said}; older ones were not removed from {}: {}", place(copy), copy.taken.not_cleared);
+        }
+        if places.len() >= self.copies() {
+            return (Reason::Verified.to_string(), said);
+        }
+        let why = if failed.is_empty() { "no other healthy member".to_owned() } else { failed.join("; ") };
+        (Reason::FewerCopies.to_string(), format!("{said}; {} were wanted: {why}", self.copies()))
     }
 
     /// Puts the outcome into a status.

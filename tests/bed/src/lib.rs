@@ -24,6 +24,7 @@ pub mod node;
 pub mod node_init;
 mod pki;
 mod prereq;
+pub mod s3;
 mod state;
 
 pub use bed::{Bed, TestBed, down};

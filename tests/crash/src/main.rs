@@ -27,7 +27,12 @@ fn main() -> ExitCode {
             telemetry::start();
             cli::block_on(run_agent(flags.into()))
         }
-        other @ (Command::Keeper(_) | Command::Prove(_) | Command::Pivot(_) | Command::Guard | Command::Snapshot(_) | Command::Crds(_)) => other.run(),
+        other @ (Command::Keeper(_)
+        | Command::Prove(_)
+        | Command::Pivot(_)
+        | Command::Guard
+        | Command::Snapshot(_)
+        | Command::Crds(_)) => other.run(),
     }
 }
 

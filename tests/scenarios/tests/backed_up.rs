@@ -1,10 +1,12 @@
-//! Backups on the nodes: by schedule and at once, proven, kept, and whole enough to begin a cluster from; with what keeps them from being taken.
+//! Backups on the nodes and in a bucket: by schedule and at once, proven, kept, and whole enough to begin a cluster from; with what keeps them
+//! from being taken.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use etcd_operator_bed::layout::Node;
+use etcd_operator_bed::layout::{HOST_IP, Node};
+use etcd_operator_bed::s3::{ID, SECRET, Server};
 use etcd_operator_scenarios::others::{NAMESPACE, get, kubectl};
 use etcd_operator_scenarios::{Stage, assert_clean, is_sampled, text_of};
 use serde_json::{Value, json};
@@ -57,7 +59,7 @@ fn restored(stage: &Stage, file: &std::path::Path) -> (u64, u64) {
     let dir = tempfile::tempdir().unwrap();
     let db = dir.path().join("plain.db");
     snapshot(stage, &["get", &file.to_string_lossy(), &db.to_string_lossy()]).unwrap();
-    let etcdutl = PathBuf::from(std::env::var_os("ETCD_BIN").unwrap()).join("etcdutl");
+    let etcdutl = stage.bed.layout.bin("etcdutl");
     let restored = dir.path().join("restored");
     let out = Command::new(&etcdutl).arg("snapshot").arg("restore").arg(&db).arg("--data-dir").arg(&restored).output().unwrap();
     assert!(out.status.success(), "etcdutl takes it as a whole snapshot: {}", text_of(&out));
@@ -147,11 +149,45 @@ fn backups_lie_on_two_nodes_are_whole_and_are_not_more_than_wanted() {
     post(&stage, "never", &json!({"clusterName": "kube-etcd", "backupPolicy": {"schedule": "0 0 30 2 *"}}));
     until(&stage, "never", "refused", |s| s["reason"] == "ScheduleInvalid");
 
+    in_a_bucket(&stage);
+
     // At rest nothing more happens.
-    let before = [status(&stage, "once"), status(&stage, "often"), status(&stage, "killed")];
+    let all = || ["once", "often", "killed", "bucket"].map(|name| status(&stage, name));
+    let before = all();
     std::thread::sleep(Duration::from_secs(20));
-    assert_eq!(before, [status(&stage, "once"), status(&stage, "often"), status(&stage, "killed")]);
+    assert_eq!(before, all());
     // What was taken outlives its EtcdBackup.
     kubectl(&stage, &["delete", "etcdbackup", "once", "-n", NAMESPACE]);
     assert!(file.exists());
+}
+
+/// Into an object store, by the controller.
+fn in_a_bucket(stage: &Stage) {
+    let mut server = Server::up(HOST_IP);
+    let secret = |password: &str| {
+        let credentials = format!("[default]\naws_access_key_id = {ID}\naws_secret_access_key = {password}\n");
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "etcd-backup", "namespace": NAMESPACE},
+            "stringData": {"credentials": credentials, "ca.crt": server.ca}})
+    };
+    let spec = json!({"clusterName": "kube-etcd", "storageType": "S3", "s3": {"path": "bucket/here", "endpoint": server.endpoint(),
+        "forcePathStyle": true, "awsSecret": "etcd-backup", "caSecret": "etcd-backup"}});
+    // Without the Secret, with a wrong password, and then the right one: it is tried again by itself.
+    post(stage, "bucket", &spec);
+    let said = until(stage, "bucket", "no Secret", |s| s["reason"] == "StoreDenied");
+    assert!(said["message"].as_str().unwrap().contains("there is no Secret etcd-backup"), "{said:#}");
+    stage.bed.apply(&secret("guess")).unwrap();
+    until(stage, "bucket", "a wrong password", |s| s["message"].as_str().is_some_and(|m| m.contains("SignatureDoesNotMatch")));
+    stage.bed.apply(&secret(SECRET)).unwrap();
+    server.stop();
+    let other = json!({"clusterName": "kube-etcd", "storageType": "S3", "s3": spec["s3"]});
+    post(stage, "down", &other);
+    until(stage, "down", "nobody there", |s| s["reason"] == "StoreUnavailable");
+    server.start();
+    let said = until(stage, "bucket", "taken", |s| s["reason"] == "Verified");
+    let path = said["newest"][0]["path"].as_str().unwrap();
+    println!("== a backup in a bucket: {path}");
+    let file = server.path("data").join(path.trim_start_matches("s3://"));
+    let (revision, keys) = restored(stage, &file);
+    assert!(revision >= said["etcdRevision"].as_u64().unwrap() && keys > 100, "{revision}, {keys}: {said:#}");
+    until(stage, "down", "taken once the store is there again", |s| s["reason"] == "Verified");
 }
