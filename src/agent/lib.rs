@@ -15,6 +15,7 @@ pub mod host;
 mod jobs;
 mod manifest;
 mod measure;
+mod memo;
 mod node;
 mod pki;
 mod preflight;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use etcd_operator_api::member::{Pod, PodStatus, RunSpec, Seat};
 use etcd_operator_keeper::contract::{KEEPER_POD, Paths};
@@ -20,6 +21,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::files;
+use crate::memo::Memo;
 use crate::node::{AgentArgs, notes};
 use crate::problem::{Problem, Reason};
 
@@ -62,6 +64,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// What this agent wrote last.
+#[derive(Clone)]
 struct Copy {
     text: String,
     digest: String,
@@ -164,7 +167,9 @@ fn copy(args: &AgentArgs, cluster: &str) -> Result<Option<Copy>, Problem> {
 }
 
 fn read_from(path: &Path) -> Result<Option<Copy>, Problem> {
-    Ok(files::read(path)?.and_then(|text| read(String::from_utf8_lossy(&text).into_owned())))
+    static READ: LazyLock<Memo<Option<Copy>>> = LazyLock::new(Memo::default);
+    let Some(text) = files::read(path)? else { return Ok(None) };
+    READ.of(path, &text, || Ok(read(String::from_utf8_lossy(&text).into_owned())))
 }
 
 /// The inputs of a rendered manifest, out of it.

@@ -2,6 +2,7 @@
 //! What the certificate may be used for is the controller's business; the CSR only proves that we have the key.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use etcd_operator_api::member::{Certificates, Csr};
 use etcd_operator_client::clock;
@@ -9,6 +10,7 @@ use rcgen::{CertificateParams, CertificateSigningRequestParams, DnType, KeyPair,
 use x509_parser::pem::Pem;
 
 use crate::files;
+use crate::memo::Memo;
 use crate::problem::{Problem, Reason};
 
 /// Makes the keys that are missing and returns the CSRs of all `kinds`.
@@ -30,6 +32,13 @@ pub(crate) enum Servers {
     No,
 }
 
+/// Whether a CSR is of its key.
+static FITS: LazyLock<Memo<bool>> = LazyLock::new(Memo::default);
+/// Certificates in a spec, and on disk.
+static CERTIFICATES: LazyLock<Memo<Found>> = LazyLock::new(Memo::default);
+/// The public keys of private ones.
+static KEYS: LazyLock<Memo<Vec<u8>>> = LazyLock::new(Memo::default);
+
 /// The CSR of one key. Kept on disk: ECDSA signatures differ each time, and the status must not change at rest.
 fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
     let unusable = |what: &str, error: &dyn std::fmt::Display| {
@@ -39,7 +48,21 @@ fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
         )
     };
     let key_file = pki.join(format!("{kind}.key"));
-    let key = match files::read(&key_file)? {
+    let request_file = pki.join(format!("{kind}.csr"));
+    let (known, there) = (files::read(&key_file)?, files::read(&request_file)?);
+    if let (Some(key), Some(request)) = (&known, &there) {
+        // The bytes of both; neither can begin where the other ends.
+        let both = [key.as_slice(), b"\0", request.as_slice()].concat();
+        let fits = FITS.of(&request_file, &both, || {
+            let key = KeyPair::from_pem(&String::from_utf8_lossy(key))?;
+            let request = CertificateSigningRequestParams::from_pem(&String::from_utf8_lossy(request));
+            Ok(request.is_ok_and(|request| request.public_key.subject_public_key_info() == key.subject_public_key_info()))
+        });
+        if fits.map_err(|error: rcgen::Error| unusable("the key", &error))? {
+            return Ok(String::from_utf8_lossy(request).into_owned());
+        }
+    }
+    let key = match known {
         Some(pem) => {
             let text = String::from_utf8_lossy(&pem);
             // Never overwritten: a key that cannot be read may be one that etcd still runs with.
@@ -51,15 +74,6 @@ fn request(pki: &Path, kind: &str, node: &str) -> Result<String, Problem> {
             key
         }
     };
-    let request_file = pki.join(format!("{kind}.csr"));
-    if let Some(pem) = files::read(&request_file)? {
-        let text = String::from_utf8_lossy(&pem).into_owned();
-        let fits = CertificateSigningRequestParams::from_pem(&text)
-            .is_ok_and(|request| request.public_key.subject_public_key_info() == key.subject_public_key_info());
-        if fits {
-            return Ok(text);
-        }
-    }
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, node);
@@ -78,10 +92,11 @@ pub(crate) fn install(pki: &Path, certificates: &Certificates, etcd_runs: bool) 
         ("server", certificates.server.as_deref()),
         ("client", Some(certificates.client.as_str())),
     ];
-    let ca = parse("ca", &certificates.ca)?;
+    let ca = parse(pki, "ca", &certificates.ca)?;
     let there = files::read(&pki.join("ca.crt"))?.unwrap_or_default();
     // etcd reads its certificates anew, but not whom it trusts.
-    if etcd_runs && parse("ca", &String::from_utf8_lossy(&there)).is_ok_and(|there| there.key != ca.key) {
+    let is_other = || parse(&pki.join("there"), "ca", &String::from_utf8_lossy(&there)).is_ok_and(|there| there.key != ca.key);
+    if etcd_runs && there != certificates.ca.as_bytes() && is_other() {
         return Err(Problem::new(
             Reason::CertificateMismatch,
             "spec.certificates.ca is another CA than the one that the etcd here runs with: it would be cut off from its peers, and keeps what it has",
@@ -102,10 +117,13 @@ pub(crate) fn install(pki: &Path, certificates: &Certificates, etcd_runs: bool) 
 }
 
 fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
-    let key = files::read(&pki.join(format!("{kind}.key")))?.unwrap_or_default();
-    let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))
+    let file = pki.join(format!("{kind}.key"));
+    let key = files::read(&file)?.unwrap_or_default();
+    let public = || KeyPair::from_pem(&String::from_utf8_lossy(&key)).map(|key| key.subject_public_key_info());
+    let key = KEYS
+        .of(&file, &key, public)
         .map_err(|error| Problem::new(Reason::KeysUnusable, format!("the key {kind}.key in {}: {error}", pki.display())))?;
-    let found = parse(kind, pem)?;
+    let found = parse(pki, kind, pem)?;
     let is_there = files::read(&pki.join(format!("{kind}.crt")))?.as_deref() == Some(pem.as_bytes());
     if found.begins > now_s() && !is_there {
         // What is there is better: nobody would take this one.
@@ -117,7 +135,7 @@ fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
             ),
         ));
     }
-    if found.key == key.subject_public_key_info() {
+    if found.key == key {
         return Ok(());
     }
     Err(Problem::new(
@@ -129,6 +147,7 @@ fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
 }
 
 /// What is looked at in a certificate.
+#[derive(Clone)]
 struct Found {
     /// Its public key.
     key: Vec<u8>,
@@ -141,7 +160,11 @@ fn now_s() -> i64 {
 }
 
 /// The (first) certificate.
-fn parse(kind: &str, pem: &str) -> Result<Found, Problem> {
+fn parse(pki: &Path, kind: &str, pem: &str) -> Result<Found, Problem> {
+    CERTIFICATES.of(&pki.join(kind), pem.as_bytes(), || parsed(kind, pem))
+}
+
+fn parsed(kind: &str, pem: &str) -> Result<Found, Problem> {
     let wrong =
         |error: String| Problem::new(Reason::CertificateMismatch, format!("spec.certificates.{kind} is no certificate: {error}"));
     let first = Pem::iter_from_buffer(pem.as_bytes())
