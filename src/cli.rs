@@ -191,6 +191,9 @@ pub struct AgentFlags {
     /// Prefixes of images that may run as etcd on this node (comma-separated or repeated).
     #[arg(long = "allowed-image", env = "ETCD_OPERATOR_ALLOWED_IMAGES", value_delimiter = ',')]
     allowed_images: Vec<String>,
+    /// How much of a node's file system backups leave free, in hundredths. (Kubelets remove images where less than 15 is free.)
+    #[arg(long, env = "ETCD_OPERATOR_BACKUP_RESERVE", default_value_t = etcd_operator_backup::DiskRoom::PERCENT, value_parser = clap::value_parser!(u64).range(1..=90))]
+    backup_reserve: u64,
 }
 
 impl From<AgentFlags> for AgentArgs {
@@ -205,6 +208,7 @@ impl From<AgentFlags> for AgentArgs {
             operator_root: flags.operator_root,
             data_root: flags.data_root,
             controller_uid: flags.controller_uid,
+            backup_reserve: flags.backup_reserve,
             allowed_image_prefixes: flags.allowed_images.into_iter().filter(|s| !s.is_empty()).collect(),
             ..Self::default()
         }

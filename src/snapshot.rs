@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use crate::cli::{block_on, fail};
 use crate::clock;
 
+/// A human ends it sooner.
+const SAVE_WITHIN: Duration = Duration::from_secs(86_400);
 /// How often the progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
@@ -98,6 +100,8 @@ enum Output {
 /// Runs it to its end.
 #[must_use]
 pub fn main(args: SnapshotArgs) -> ExitCode {
+    // What is in etcd is for whoever runs this.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let mut all_whole = true;
     let work = async {
         match args.what {
@@ -126,11 +130,12 @@ async fn save(args: &Save) -> Result<(), String> {
         cluster: String::new(),
         cluster_id: None,
         lineage: 0,
+        limit: SAVE_WITHIN,
         operator_version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let progress = Arc::new(Progress::default());
     let bar = tokio::spawn(show(Arc::clone(&progress)));
-    let taken = take(&client, &place, &DiskRoom::of(args.dir.clone()), &order, now(), &progress).await;
+    let taken = take(&client, &place, &DiskRoom::of(args.dir.clone(), 1), &order, now(), &progress).await;
     bar.abort();
     clear_line();
     let backup = taken.map_err(|error| error.to_string())?;
@@ -161,6 +166,10 @@ async fn verify(args: &Verify) -> Result<bool, String> {
     for path in &args.paths {
         if path.is_dir() {
             let listed = listed(path).await?;
+            if listed.backups.is_empty() {
+                eprintln!("{}: there is no backup", path.display());
+                whole = false;
+            }
             files.extend(listed.backups.iter().map(|backup| path.join(backup.name.data())));
             for (_, error) in listed.damaged {
                 eprintln!("{error}");

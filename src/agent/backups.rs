@@ -102,11 +102,7 @@ fn work(agent: &Arc<Agent>, member: &EtcdMember, order: &BackupOrder) -> Option<
 impl Work {
     async fn run(self) -> BackupReport {
         let (name, id) = (self.order.name.clone(), self.order.id.clone());
-        let limit = Duration::from_secs(u64::try_from(self.order.timeout_seconds).unwrap_or(0));
-        let outcome = clock::within(limit, self.take()).await.unwrap_or_else(|| {
-            let why = format!("not finished within {} s (backupPolicy.timeoutInSecond)", limit.as_secs());
-            Err(("Timeout".to_owned(), why))
-        });
+        let outcome = self.take().await;
         match outcome {
             Ok(taken) => BackupReport { name, id, taken: Some(taken), reason: String::new(), message: String::new() },
             Err((reason, message)) => {
@@ -130,19 +126,20 @@ impl Work {
         };
         // Nobody else writes here: what is unfinished is what an agent left that was killed, and takes room.
         let whose = Whose { backup: &self.order.name, cluster_id: None };
-        backup::clear(&place, whose, keep, now()).await.map_err(failed)?;
+        backup::clear(&place, whose, keep, None, now()).await.map_err(failed)?;
         let order = Order {
             backup: self.order.name.clone(),
             id: self.order.id.clone(),
             cluster: self.cluster.clone(),
             cluster_id: self.cluster_id,
             lineage: self.lineage,
+            limit: Duration::from_secs(u64::try_from(self.order.timeout_seconds).unwrap_or(0)),
             operator_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let room = DiskRoom::of(self.dir.clone());
+        let room = DiskRoom::of(self.dir.clone(), self.agent.args.backup_reserve);
         let progress = backup::Progress::default();
         let taken = backup::take(client.as_ref(), &place, &room, &order, now(), &progress).await.map_err(failed)?;
-        let kept = backup::clear(&place, whose, keep, now()).await;
+        let kept = backup::clear(&place, whose, keep, Some(&taken.name), now()).await;
         Ok(report(self.on_node.join(taken.name.data()).to_string_lossy().into_owned(), &taken, kept))
     }
 }

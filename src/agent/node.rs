@@ -28,6 +28,8 @@ pub struct AgentArgs {
     /// Images outside of these repositories are refused. `registry.example/etcd` allows that repository, with any tag; a value that
     /// ends in `/` allows all below it. Empty allows none.
     pub allowed_image_prefixes: Vec<String>,
+    /// Hundredths of a file system that backups leave free.
+    pub backup_reserve: u64,
     /// `/proc` of the node's PID and network namespace.
     pub proc: PathBuf,
     /// The binary that becomes `bin/keeper`; `/proc/self/exe` = this one.
@@ -47,6 +49,7 @@ impl Default for AgentArgs {
             host_root: PathBuf::new(),
             controller_uid: 23790,
             allowed_image_prefixes: Vec::new(),
+            backup_reserve: etcd_operator_backup::DiskRoom::PERCENT,
             proc: "/proc".into(),
             keeper_binary: "/proc/self/exe".into(),
         }

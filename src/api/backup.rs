@@ -92,7 +92,7 @@ pub struct BackupPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self.size() <= 64").message("spec.backupPolicy.timeZone: at most 64 characters"))]
     pub time_zone: Option<String>,
-    /// So many are kept in each place; unset or 0: all. The newest of each etcd cluster always is.
+    /// So many are kept in each place; 0: all; unset: 10 on nodes, all in a bucket. The newest of each etcd cluster always is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0 && self <= 10000").message("spec.backupPolicy.maxBackups: 1 to 10000, or 0 for all"))]
     pub max_backups: Option<i64>,

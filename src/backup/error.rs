@@ -19,11 +19,13 @@ pub enum Reason {
     NoRoom,
     /// What is in the store is not what was put there.
     Damaged,
+    /// It took too long.
+    Timeout,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SourceUnavailable,
         Self::SourceCorrupt,
         Self::StoreUnavailable,
@@ -31,6 +33,7 @@ impl Reason {
         Self::StoreMissing,
         Self::NoRoom,
         Self::Damaged,
+        Self::Timeout,
     ];
 
     /// As it stands in a status.
@@ -44,6 +47,7 @@ impl Reason {
             Self::StoreMissing => "StoreMissing",
             Self::NoRoom => "NoRoom",
             Self::Damaged => "Damaged",
+            Self::Timeout => "Timeout",
         }
     }
 }
@@ -61,16 +65,21 @@ pub enum Error {
     #[error("{0}")]
     Corrupt(String),
     /// The store failed.
-    #[error("{what}: {}", words(source))]
+    #[error("{what}: {words}")]
     Store {
         /// What was being done.
         what: String,
         /// What it said.
-        source: object_store::Error,
+        words: String,
+        /// What that means.
+        reason: Reason,
     },
     /// A store that cannot be used as it is described.
     #[error("{0}")]
     Config(String),
+    /// It took longer than so many seconds.
+    #[error("not finished within {0} s (backupPolicy.timeoutInSecond)")]
+    Late(u64),
     /// There is no room for it.
     #[error("{0}")]
     Room(String),
@@ -86,21 +95,27 @@ impl Error {
         match self {
             Self::Etcd(_) | Self::Source(_) => Reason::SourceUnavailable,
             Self::Corrupt(_) => Reason::SourceCorrupt,
+            Self::Late(_) => Reason::Timeout,
             Self::Room(_) => Reason::NoRoom,
             Self::Damaged(_) => Reason::Damaged,
             Self::Config(_) => Reason::StoreMissing,
-            Self::Store { source, .. } if DENIALS.iter().any(|code| whole(source).contains(code)) => Reason::StoreDenied,
-            Self::Store { source, .. } => match (source, status(&whole(source))) {
-                (object_store::Error::NotFound { .. }, _) | (_, Some(404)) => Reason::StoreMissing,
-                (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, _) => {
-                    Reason::StoreDenied
-                }
-                (_, Some(401 | 403)) => Reason::StoreDenied,
-                (_, Some(507)) => Reason::NoRoom,
-                (other, _) if is_full(other) => Reason::NoRoom,
-                _ => Reason::StoreUnavailable,
-            },
+            Self::Store { reason, .. } => *reason,
         }
+    }
+}
+
+/// What an error of a store means.
+fn meaning(error: &object_store::Error, whole: &str) -> Reason {
+    if DENIALS.iter().any(|code| whole.contains(code)) {
+        return Reason::StoreDenied;
+    }
+    match (error, status(whole)) {
+        (object_store::Error::NotFound { .. }, _) | (_, Some(404)) => Reason::StoreMissing,
+        (object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }, _) => Reason::StoreDenied,
+        (_, Some(401 | 403)) => Reason::StoreDenied,
+        (_, Some(507)) => Reason::NoRoom,
+        (other, _) if is_full(other) => Reason::NoRoom,
+        _ => Reason::StoreUnavailable,
     }
 }
 
@@ -144,13 +159,12 @@ fn status(whole: &str) -> Option<u16> {
 }
 
 /// For a human: of an answer its code and its words, not the page of XML that it is.
-fn words(error: &object_store::Error) -> String {
-    let whole = whole(error);
+fn words(whole: &str) -> String {
     let of = |tag: &str| {
         let (_, rest) = whole.split_once(&format!("<{tag}>"))?;
         rest.split_once(&format!("</{tag}>")).map(|(text, _)| text.to_owned())
     };
-    match (status(&whole), of("Code"), of("Message")) {
+    match (status(whole), of("Code"), of("Message")) {
         (Some(status), Some(code), Some(message)) => format!("HTTP {status}: {code}: {message}"),
         _ => whole.chars().take(600).collect(),
     }
@@ -158,5 +172,21 @@ fn words(error: &object_store::Error) -> String {
 
 /// Adds what was being done to an error of the store.
 pub(crate) fn store(what: impl Into<String>) -> impl FnOnce(object_store::Error) -> Error {
-    move |source| Error::Store { what: what.into(), source }
+    move |error| of_store(what, &error)
+}
+
+/// The same, of one that belongs to somebody else.
+pub(crate) fn of_store(what: impl Into<String>, error: &object_store::Error) -> Error {
+    let whole = whole(error);
+    Error::Store { what: what.into(), words: words(&whole), reason: meaning(error, &whole) }
+}
+
+/// An error of writing to or reading from a store.
+pub(crate) fn of_io(what: &str, error: &std::io::Error) -> Error {
+    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<object_store::Error>()) {
+        return of_store(what, inner);
+    }
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    let reason = if full { Reason::NoRoom } else { Reason::StoreUnavailable };
+    Error::Store { what: what.to_owned(), words: error.to_string(), reason }
 }

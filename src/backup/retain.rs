@@ -17,9 +17,15 @@ pub struct Keep {
 }
 
 /// Names of what is more than wanted, the oldest first. The newest of each etcd cluster is never among them: after a recovery the newest of the
-/// cluster before it is the last that has that data.
+/// cluster before it is the last that has that data. Nor is
+/// `spare`, which was taken just now, whatever its name says: the clock may have been ahead when others were.
 #[must_use]
-pub fn surplus<'a>(backups: impl IntoIterator<Item = (&'a Name, &'a str)>, keep: Keep, now: Timestamp) -> Vec<Name> {
+pub fn surplus<'a>(
+    backups: impl IntoIterator<Item = (&'a Name, &'a str)>,
+    keep: Keep,
+    spare: Option<&Name>,
+    now: Timestamp,
+) -> Vec<Name> {
     let mut newest_first: Vec<(&Name, &str)> = backups.into_iter().collect();
     newest_first.sort_by(|a, b| b.0.cmp(a.0));
     let mut newest = BTreeMap::new();
@@ -35,7 +41,7 @@ pub fn surplus<'a>(backups: impl IntoIterator<Item = (&'a Name, &'a str)>, keep:
         .iter()
         .enumerate()
         .filter(|(place, (name, _))| too_many(*place) || too_old(name))
-        .filter(|(_, (name, cluster))| newest.get(cluster) != Some(name))
+        .filter(|(_, (name, cluster))| newest.get(cluster) != Some(name) && spare != Some(name))
         .map(|(_, (name, _))| (*name).clone())
         .collect();
     surplus.reverse();
@@ -55,7 +61,7 @@ mod tests {
 
     fn days(of: &[(i64, &str)], keep: Keep, today: i64) -> Vec<i64> {
         let names: Vec<(Name, &str)> = of.iter().map(|(day, cluster)| (name(*day), *cluster)).collect();
-        let gone = surplus(names.iter().map(|(name, cluster)| (name, *cluster)), keep, name(today).taken);
+        let gone = surplus(names.iter().map(|(name, cluster)| (name, *cluster)), keep, None, name(today).taken);
         gone.iter().map(|name| name.id.trim_start_matches("run-").parse().unwrap()).collect()
     }
 
@@ -67,6 +73,17 @@ mod tests {
         assert_eq!(days(&all, Keep { count: 0, age: Some(DAY * 2) }, 10), [1, 2]);
         assert_eq!(days(&all, Keep { count: 3, age: Some(DAY / 2) }, 20), [1, 2, 9], "all too old: the newest stays");
         assert_eq!(days(&all, Keep { count: 9, age: Some(DAY) }, -5), Vec::<i64>::new(), "a clock that was set back");
+    }
+
+    #[test]
+    fn what_was_taken_just_now_stays_though_a_clock_was_ahead_before() {
+        let ahead = [(name(100), "a"), (name(101), "a"), (name(1), "a")];
+        let all = || ahead.iter().map(|(name, cluster)| (name, *cluster));
+        for count in [1, 2] {
+            let gone = surplus(all(), Keep { count, age: None }, Some(&name(1)), name(1).taken);
+            assert!(!gone.contains(&name(1)), "{gone:?}");
+        }
+        assert!(surplus(all(), Keep { count: 2, age: None }, None, name(1).taken).contains(&name(1)));
     }
 
     #[test]

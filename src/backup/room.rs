@@ -33,10 +33,13 @@ pub struct DiskRoom {
 }
 
 impl DiskRoom {
-    /// What etcd needs to go on for a while: a log segment is 64 MB, and a learner's snapshot is as large as the database.
+    /// Kubelets remove images where less than 15 % is free, and evict pods where less than 10 % is.
+    pub const PERCENT: u64 = 15;
+
+    /// At least what etcd needs to go on for a while: a log segment is 64 MB, and a learner's snapshot is as large as the database.
     #[must_use]
-    pub fn of(dir: PathBuf) -> Self {
-        Self { dir, percent: 5, bytes: 1 << 30 }
+    pub fn of(dir: PathBuf, percent: u64) -> Self {
+        Self { dir, percent, bytes: 1 << 30 }
     }
 }
 
@@ -71,7 +74,7 @@ mod tests {
         assert!(room.check(u64::MAX / 2).unwrap_err().contains("maxBackups"));
         room.bytes = u64::MAX;
         assert!(room.check(0).is_err());
-        room = DiskRoom { percent: 100, ..DiskRoom::of(dir.path().to_owned()) };
+        room = DiskRoom::of(dir.path().to_owned(), 100);
         assert!(room.check(0).is_err());
     }
 }

@@ -101,7 +101,7 @@ impl S3 {
             }
             None => AmazonS3Builder::from_env(),
         };
-        builder = builder.with_bucket_name(bucket).with_virtual_hosted_style_request(!self.path_style);
+        builder = builder.with_bucket_name(&bucket).with_virtual_hosted_style_request(!self.path_style);
         if !self.region.is_empty() {
             builder = builder.with_region(&self.region);
         }
@@ -111,11 +111,17 @@ impl S3 {
                     format!("s3.endpoint: {:?} must be https://…: a backup holds every Secret of the cluster", self.endpoint);
                 return Err(Error::Config(why));
             }
-            builder = builder.with_endpoint(&self.endpoint);
+            builder =
+                builder.with_endpoint(if self.path_style { self.endpoint.clone() } else { with_host(&self.endpoint, &bucket) });
         }
         let objects = builder.with_client_options(client).with_retry(retry).build().map_err(store("s3"))?;
         Ok(Store::objects(Arc::new(objects), prefix))
     }
+}
+
+/// `https://bucket.host` of `https://host`: the library takes an endpoint as it is.
+fn with_host(endpoint: &str, bucket: &str) -> String {
+    endpoint.replacen("https://", &format!("https://{bucket}."), 1)
 }
 
 #[cfg(test)]
@@ -133,6 +139,11 @@ mod tests {
         for bad in ["", "/b", "b/../c", "b/c//d"] {
             assert!(at(bad).place().unwrap_err().to_string().starts_with("s3.path: "), "{bad}");
         }
+    }
+
+    #[test]
+    fn without_path_style_the_bucket_is_part_of_the_host() {
+        assert_eq!(with_host("https://s3.example:9000", "b"), "https://b.s3.example:9000");
     }
 
     #[test]

@@ -1,23 +1,26 @@
 //! Where backups lie: a directory of this machine, or below a prefix of a bucket.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as File, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, buffered::BufWriter};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-use crate::error::{Error, store};
+use crate::error::{Error, Reason, store};
 use crate::manifest::{Manifest, Name};
 
 /// Bytes of one part of an upload: S3 takes parts of 5 MiB and more, and 10,000 of them.
 const PART: usize = 8 << 20;
 /// Parts on their way at once.
 const PARTS: usize = 2;
+/// Manifests that are read at the same time.
+const AT_ONCE: usize = 16;
 /// A manifest is some hundred bytes.
 const MANIFEST_LIMIT: u64 = 64 << 10;
 
@@ -86,14 +89,10 @@ impl Store {
         }
     }
 
-    /// What is there, oldest first.
-    ///
-    /// # Errors
-    /// When the store does not say.
-    pub async fn list(&self) -> Result<Listed, Error> {
+    /// Names of manifests, and of data with its size.
+    async fn names(&self) -> Result<(BTreeSet<Name>, BTreeMap<Name, u64>), Error> {
         let prefix = (self.prefix != Path::default()).then_some(&self.prefix);
-        let mut sizes = std::collections::BTreeMap::new();
-        let mut manifests = std::collections::BTreeSet::new();
+        let (mut manifests, mut data) = (BTreeSet::new(), BTreeMap::new());
         let mut objects = self.objects.list(prefix);
         while let Some(object) = objects.try_next().await.map_err(store("cannot list the backups"))? {
             // Only what lies here, not what lies below.
@@ -101,30 +100,54 @@ impl Store {
             let [file] = file.as_slice() else { continue };
             let file = file.as_ref();
             match Name::parse(file) {
-                Some(name) if file == name.data() => drop(sizes.insert(name, object.size)),
+                Some(name) if file == name.data() => drop(data.insert(name, object.size)),
                 Some(name) => drop(manifests.insert(name)),
                 None => {}
             }
         }
-        drop(objects);
+        Ok((manifests, data))
+    }
+
+    /// What is there, oldest first.
+    ///
+    /// # Errors
+    /// When the store does not say. One manifest that cannot be read counts as damaged.
+    pub async fn list(&self) -> Result<Listed, Error> {
+        let (manifests, mut data) = self.names().await?;
         let mut listed = Listed::default();
-        for name in manifests {
-            let size = sizes.remove(&name);
-            match self.manifest(&name).await {
+        let read = |name: Name| async move {
+            let manifest = self.manifest(&name).await;
+            (name, manifest)
+        };
+        let mut all = futures::stream::iter(manifests).map(read).buffered(AT_ONCE);
+        while let Some((name, manifest)) = all.next().await {
+            let size = data.remove(&name);
+            match manifest {
                 Ok(manifest) if size == Some(manifest.bytes) => listed.backups.push(Backup { name, manifest }),
                 Ok(manifest) => {
                     let has = size.map_or_else(|| "is not there".to_owned(), |bytes| format!("has {bytes} bytes"));
                     let why = format!("{} {has}; its manifest says {}", self.shown(&name.data()), manifest.bytes);
                     listed.damaged.push((name, Error::Damaged(why)));
                 }
-                Err(error @ Error::Damaged(_)) => listed.damaged.push((name, error)),
                 // Removed since it was listed, by whoever keeps fewer.
-                Err(Error::Store { source: object_store::Error::NotFound { .. }, .. }) => {}
-                Err(error) => return Err(error),
+                Err(Error::Store { reason: Reason::StoreMissing, .. }) => {}
+                Err(error) => listed.damaged.push((name, error)),
             }
         }
-        listed.unfinished.extend(sizes.into_keys());
+        listed.unfinished.extend(data.into_keys());
         Ok(listed)
+    }
+
+    /// The backup of a run, if it is there.
+    pub(crate) async fn of_run(&self, id: &str) -> Result<Option<Backup>, Error> {
+        let (manifests, data) = self.names().await?;
+        for name in manifests.into_iter().filter(|name| name.id == id) {
+            let manifest = self.manifest(&name).await?;
+            if data.get(&name) == Some(&manifest.bytes) {
+                return Ok(Some(Backup { name, manifest }));
+            }
+        }
+        Ok(None)
     }
 
     async fn manifest(&self, name: &Name) -> Result<Manifest, Error> {

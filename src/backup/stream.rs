@@ -10,7 +10,7 @@ use etcd_operator_etcd::snapshot::TrailingDigest;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf};
 
-use crate::error::Error;
+use crate::error::{Error, of_io};
 use crate::room::Room;
 
 /// How often the room is looked at, bytes.
@@ -73,8 +73,8 @@ pub(crate) struct Meter<'r, W> {
     hasher: Sha256,
     bytes: u64,
     looked: u64,
-    /// Why it was stopped.
-    pub(crate) stopped: Option<String>,
+    /// Why nothing more was written: the stream only knows that it could not.
+    pub(crate) stopped: Option<Error>,
 }
 
 impl<'r, W> Meter<'r, W> {
@@ -93,11 +93,17 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Meter<'_, W> {
         if self.bytes >= self.looked + LOOK_EVERY {
             self.looked = self.bytes;
             if let Err(why) = self.room.check(0) {
-                self.stopped = Some(why.clone());
+                self.stopped = Some(Error::Room(why.clone()));
                 return Poll::Ready(Err(std::io::Error::new(std::io::ErrorKind::StorageFull, why)));
             }
         }
-        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(context, data))?;
+        let written = match std::task::ready!(Pin::new(&mut self.inner).poll_write(context, data)) {
+            Ok(written) => written,
+            Err(error) => {
+                self.stopped = Some(of_io("cannot write the backup", &error));
+                return Poll::Ready(Err(error));
+            }
+        };
         if let Some(part) = data.get(..written) {
             self.hasher.update(part);
         }
@@ -198,10 +204,10 @@ pub async fn prove(stored: impl AsyncRead + Send + Unpin, out: &mut (dyn AsyncWr
 
 /// A stream that breaks off is damaged, unless the store itself failed.
 fn broken(error: std::io::Error) -> Error {
-    match error.downcast::<object_store::Error>() {
-        Ok(source) => Error::Store { what: "reading broke off".into(), source },
-        Err(error) => Error::Damaged(format!("it cannot be read to its end: {error}")),
+    if error.get_ref().is_some_and(|inner| inner.is::<object_store::Error>()) {
+        return of_io("reading broke off", &error);
     }
+    Error::Damaged(format!("it cannot be read to its end: {error}"))
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use async_compression::Level;
 use async_compression::tokio::write::ZstdEncoder;
-use etcd_operator_etcd::client::MemberStatus;
+use etcd_operator_etcd::client::{MemberStatus, Snapshot};
 use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::ids::ClusterId;
 use jiff::Timestamp;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{Error, store};
+use crate::error::{Error, of_io};
 use crate::manifest::{FORMAT, Manifest, Name, hex_id};
 use crate::retain::{Keep, surplus};
 use crate::room::Room;
@@ -35,15 +36,18 @@ pub struct Order {
     pub cluster_id: Option<ClusterId>,
     /// Which life of it.
     pub lineage: i64,
+    /// How long it may take.
+    pub limit: Duration,
     /// Of the operator.
     pub operator_version: String,
 }
 
 /// Takes a backup of a member, proves it by reading it again, and only then gives it its manifest. One of the same run that is there already
-/// is taken for it. Nothing is removed here ([`clear`]).
+/// is taken for it. No other is removed here ([`clear`]).
 ///
 /// # Errors
-/// When the member is not fit to be backed up, etcd or the store fail, or what was stored is not what was read. Nothing counts as a backup then.
+/// When the member is not fit to be backed up, etcd or the store fail, it takes too long, or what was stored is not what was read. Nothing counts
+/// as a backup then, and what was written is taken away again if the store lets us.
 pub async fn take(
     etcd: &dyn Endpoint,
     place: &Store,
@@ -52,7 +56,9 @@ pub async fn take(
     now: Timestamp,
     progress: &Progress,
 ) -> Result<Backup, Error> {
-    if let Some(there) = place.list().await?.backups.into_iter().find(|backup| backup.name.id == order.id) {
+    let until = Instant::now() + order.limit;
+    let late = |_| Error::Late(order.limit.as_secs());
+    if let Some(there) = timeout_at(until, place.of_run(&order.id)).await.map_err(late)?? {
         return Ok(there);
     }
     let status = fit(etcd, order).await?;
@@ -65,55 +71,79 @@ pub async fn take(
     let name = Name { taken, id: order.id.clone() };
     let meter = Meter::new(place.writer(&name), room);
     let mut encoder = ZstdEncoder::with_quality(meter, Level::Precise(LEVEL));
-    let streamed = async {
-        let snapshot = etcd.snapshot(&mut Counted { inner: &mut encoder, progress }).await?;
-        encoder.shutdown().await.map_err(|error| failed_write(&error))?;
-        Ok::<_, Error>(snapshot)
+    let streamed = {
+        let mut out = Counted { inner: &mut encoder, progress };
+        timeout_at(until, etcd.snapshot(&mut out)).await
     };
-    let streamed = streamed.await;
-    let snapshot = match streamed {
+    let snapshot = match streamed.map_err(late).and_then(|streamed| streamed.map_err(Error::Etcd)) {
         Ok(snapshot) => snapshot,
         Err(error) => {
             let meter = encoder.get_mut();
             // What a bucket holds of an upload that was not finished costs money.
-            let _ = meter.inner.abort().await;
-            return Err(meter.stopped.take().map_or(error, Error::Room));
+            let _ = timeout(ASK, meter.inner.abort()).await;
+            return Err(meter.stopped.take().unwrap_or(error));
         }
     };
-    let (bytes, sha256) = encoder.get_ref().sum();
-    drop(encoder);
-
-    progress.begin(snapshot.bytes);
-    let proven = prove(place.read(&name).await?, &mut Counted { inner: tokio::io::sink(), progress }).await?;
-    if (proven.bytes, &proven.sha256, &proven.db_sha256) != (bytes, &sha256, &snapshot.sha256) {
-        let why = format!(
-            "{} was written with SHA-256 {sha256} and read with {}: the store alters what it is given",
-            name.data(),
-            proven.sha256
-        );
-        return Err(Error::Damaged(why));
-    }
-    let (cluster_id, member_id) = hex_id(status.cluster_id, status.member_id);
-    let manifest = Manifest {
-        format: FORMAT,
-        backup: order.backup.clone(),
-        id: order.id.clone(),
-        cluster: order.cluster.clone(),
-        cluster_id,
-        member_id,
-        lineage: order.lineage,
-        etcd_version: status.version,
-        revision: status.revision,
-        taken,
-        object: name.data(),
-        bytes,
-        sha256,
-        db_bytes: snapshot.bytes,
-        db_sha256: snapshot.sha256,
-        operator_version: order.operator_version.clone(),
+    // From here on the writer takes back by itself what it cannot finish; to abort it would be one time too often.
+    let finished = match timeout_at(until, encoder.shutdown()).await {
+        Ok(Ok(())) => {
+            let (bytes, sha256) = encoder.get_ref().sum();
+            drop(encoder);
+            let proof = proven(place, &name, progress, (bytes, sha256, &snapshot));
+            timeout_at(until, proof).await.map_err(late).and_then(|proof| proof)
+        }
+        Ok(Err(error)) => Err(encoder.get_mut().stopped.take().unwrap_or_else(|| of_io("cannot write the backup", &error))),
+        Err(elapsed) => Err(late(elapsed)),
     };
-    place.commit(&name, &manifest).await?;
-    Ok(Backup { name, manifest })
+    let committed = match finished {
+        Ok((bytes, sha256)) => {
+            let (cluster_id, member_id) = hex_id(status.cluster_id, status.member_id);
+            let manifest = Manifest {
+                format: FORMAT,
+                backup: order.backup.clone(),
+                id: order.id.clone(),
+                cluster: order.cluster.clone(),
+                cluster_id,
+                member_id,
+                lineage: order.lineage,
+                etcd_version: status.version,
+                revision: status.revision,
+                taken,
+                object: name.data(),
+                bytes,
+                sha256,
+                db_bytes: snapshot.bytes,
+                db_sha256: snapshot.sha256,
+                operator_version: order.operator_version.clone(),
+            };
+            place.commit(&name, &manifest).await.map(|()| manifest)
+        }
+        Err(error) => Err(error),
+    };
+    match committed {
+        Ok(manifest) => Ok(Backup { name, manifest }),
+        Err(error) => {
+            // Data without a manifest: nobody would look for it.
+            let _ = timeout(ASK, place.remove(&name)).await;
+            Err(error)
+        }
+    }
+}
+
+/// Reads what was written again: its size and its SHA-256.
+async fn proven(
+    place: &Store,
+    name: &Name,
+    progress: &Progress,
+    (bytes, sha256, snapshot): (u64, String, &Snapshot),
+) -> Result<(u64, String), Error> {
+    progress.begin(snapshot.bytes);
+    let proven = prove(place.read(name).await?, &mut Counted { inner: tokio::io::sink(), progress }).await?;
+    if (proven.bytes, &proven.sha256, &proven.db_sha256) == (bytes, &sha256, &snapshot.sha256) {
+        return Ok((bytes, sha256));
+    }
+    let why = format!("{} was written with SHA-256 {sha256} and read with {}", name.data(), proven.sha256);
+    Err(Error::Damaged(format!("{why}: the store alters what it is given")))
 }
 
 /// A member whose data is that of the cluster: it is part of a quorum, as a linearizable read through it shows, and nothing accuses its store.
@@ -135,15 +165,6 @@ async fn fit(etcd: &dyn Endpoint, order: &Order) -> Result<MemberStatus, Error> 
     Ok(status)
 }
 
-fn failed_write(error: &std::io::Error) -> Error {
-    let full = error.kind() == std::io::ErrorKind::StorageFull;
-    if full {
-        return Error::Room(format!("the store is full: {error}"));
-    }
-    let source = object_store::Error::Generic { store: "backup", source: error.to_string().into() };
-    store("cannot write the backup")(source)
-}
-
 /// Which of the backups in a place are one's own: others may have theirs beside them.
 #[derive(Clone, Copy, Debug)]
 pub struct Whose<'a> {
@@ -154,18 +175,18 @@ pub struct Whose<'a> {
     pub cluster_id: Option<&'a str>,
 }
 
-/// Removes what is more than is wanted, and what was left unfinished. Returns how many backups are left.
+/// Removes what is more than is wanted, but never `spare`, and what was left unfinished. Returns how many backups are left.
 ///
 /// # Errors
 /// When the store does not list or remove; what is wanted is never touched.
-pub async fn clear(place: &Store, whose: Whose<'_>, keep: Keep, now: Timestamp) -> Result<usize, Error> {
+pub async fn clear(place: &Store, whose: Whose<'_>, keep: Keep, spare: Option<&Name>, now: Timestamp) -> Result<usize, Error> {
     let listed = place.list().await?;
     let is_own = |backup: &&Backup| {
         let manifest = &backup.manifest;
         manifest.backup == whose.backup && whose.cluster_id.is_none_or(|id| id == manifest.cluster_id)
     };
     let own: Vec<&Backup> = listed.backups.iter().filter(is_own).collect();
-    let gone = surplus(own.iter().map(|backup| (&backup.name, backup.manifest.cluster_id.as_str())), keep, now);
+    let gone = surplus(own.iter().map(|backup| (&backup.name, backup.manifest.cluster_id.as_str())), keep, spare, now);
     for name in &gone {
         place.remove(name).await?;
     }

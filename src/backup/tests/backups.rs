@@ -5,9 +5,12 @@ mod common;
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use common::{Etcd, at, names, order};
-use etcd_operator_backup::{DiskRoom, Error, Keep, Name, NoLimit, Progress, Reason, Room, Store, Whose, clear, prove, take};
+use etcd_operator_backup::{
+    DiskRoom, Error, Keep, Name, NoLimit, Order, Progress, Reason, Room, Store, Whose, clear, prove, take,
+};
 use etcd_operator_etcd::client::MemberStatus;
 use etcd_operator_etcd::ids::ClusterId;
 use sha2::{Digest as _, Sha256};
@@ -66,7 +69,7 @@ async fn a_member_that_is_not_fit_is_not_asked_for_its_data() {
     let mut foreign = Etcd::new(10);
     foreign.status.cluster_id = ClusterId(0xdead);
     let full = Etcd { status: MemberStatus { db_size: i64::MAX, ..Etcd::new(0).status }, ..Etcd::new(10) };
-    let room = DiskRoom::of(dir.path().to_owned());
+    let room = DiskRoom::of(dir.path().to_owned(), 1);
     for (etcd, reason) in [
         (learner, Reason::SourceUnavailable),
         (corrupt, Reason::SourceCorrupt),
@@ -104,6 +107,53 @@ async fn a_disk_that_fills_up_meanwhile_ends_it() {
     assert_eq!(error.reason(), Reason::NoRoom, "{error}");
     assert!(error.to_string().contains("3 MiB free"), "{error}");
     assert_eq!(files(dir.path()), Vec::<String>::new());
+}
+
+/// A directory that goes, and a file in its place, at this look.
+struct Goes {
+    dir: std::path::PathBuf,
+    at: u32,
+    looks: Mutex<u32>,
+}
+
+impl Room for Goes {
+    fn check(&self, _: u64) -> Result<(), String> {
+        let mut looks = self.looks.lock().unwrap();
+        *looks += 1;
+        if *looks == self.at {
+            std::fs::remove_dir_all(&self.dir).unwrap();
+            std::fs::write(&self.dir, "a file").unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_ends_the_backup_and_nothing_else_at_whatever_step() {
+    // A single write at the end; the parts of an upload; its completion.
+    for (bytes, at_look) in [(1 << 10, 1), (80 << 20, 1), (80 << 20, 3), (33 << 20, 3)] {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("backups");
+        std::fs::create_dir(&dir).unwrap();
+        let place = Store::directory(&dir).unwrap();
+        let goes = Goes { dir: dir.clone(), at: at_look, looks: Mutex::default() };
+        let error = take(&Etcd::random(bytes), &place, &goes, &order("run"), at(0), &Progress::default()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::StoreUnavailable, "{bytes} bytes, {at_look}: {error}");
+        assert!(dir.is_file());
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_stands_still_is_given_up_in_time_and_nothing_is_left() {
+    for hangs in [0, 20 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Store::directory(dir.path()).unwrap();
+        let etcd = Etcd { hangs: Some(hangs), ..Etcd::random(40 << 20) };
+        let order = Order { limit: Duration::from_millis(300), ..order("run") };
+        let error = take(&etcd, &place, &NoLimit, &order, at(0), &Progress::default()).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::Timeout, "{error}");
+        assert_eq!(files(dir.path()), Vec::<String>::new(), "after {hangs} bytes");
+    }
 }
 
 #[tokio::test]
@@ -173,15 +223,15 @@ async fn the_oldest_go_and_strangers_files_stay() {
     let shared = Whose { backup: "nightly", cluster_id: Some("00000000000000c1") };
     let alone = Whose { cluster_id: None, ..shared };
     for other in [Whose { backup: "hourly", ..shared }, Whose { cluster_id: Some("00000000000000c2"), ..shared }] {
-        assert_eq!(clear(&place, other, Keep { count: 1, age: None }, at(10)).await.unwrap(), 0, "{other:?}");
+        assert_eq!(clear(&place, other, Keep { count: 1, age: None }, None, at(10)).await.unwrap(), 0, "{other:?}");
     }
-    assert_eq!(clear(&place, shared, keep, at(10)).await.unwrap(), 2);
+    assert_eq!(clear(&place, shared, keep, None, at(10)).await.unwrap(), 2);
     let listed = place.list().await.unwrap();
     assert_eq!(names(&listed), ["run-1", "run-2"]);
     assert_eq!(listed.damaged.len(), 1, "what is damaged is left for a human");
     assert_eq!(listed.unfinished, [unfinished(0, "new")]);
     assert!(dir.path().join("notes.txt").exists());
     assert!(staged.exists(), "another process may be at it");
-    assert_eq!(clear(&place, alone, keep, at(10)).await.unwrap(), 2, "of the backups nothing more");
+    assert_eq!(clear(&place, alone, keep, None, at(10)).await.unwrap(), 2, "of the backups nothing more");
     assert!(!staged.exists() && place.list().await.unwrap().unfinished.is_empty());
 }

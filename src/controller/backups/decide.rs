@@ -4,7 +4,7 @@ use etcd_operator_api::backup::{Copy, Run};
 use etcd_operator_api::member::BackupReport;
 
 use super::Reason;
-use super::schedule::{Due, Schedule};
+use super::schedule::{CLOCK_STEP_MS, Due, Schedule};
 
 /// For the agent to see the order, and to say that it took too long.
 const GRACE_MS: u64 = 60_000;
@@ -112,7 +112,9 @@ pub(crate) fn next(run: &Run, sources: &[Source], copies: usize, timeout_ms: u64
     }
     let answered = |node: &str| end.copies.iter().any(|c| c.node == node) || end.failed.iter().any(|(n, ..)| n == node);
     if let Some(node) = run.node.as_ref().filter(|node| !answered(node)) {
-        let until = asked_ms.unwrap_or(0).min(now_ms).saturating_add(timeout_ms).saturating_add(GRACE_MS);
+        // Of a clock that was ahead: nobody knows how long ago that was.
+        let asked_ms = asked_ms.filter(|at| *at <= now_ms.saturating_add(CLOCK_STEP_MS)).unwrap_or(0);
+        let until = asked_ms.saturating_add(timeout_ms).saturating_add(GRACE_MS);
         match sources.iter().find(|source| source.node == *node).filter(|_| now_ms < until) {
             Some(source) if source.ordered.as_ref() == Some(&run.id) => return Next::Wait(until),
             Some(_) => return Next::Order(node.clone()),
@@ -124,7 +126,7 @@ pub(crate) fn next(run: &Run, sources: &[Source], copies: usize, timeout_ms: u64
         return Next::End(end);
     }
     let was_asked = |source: &&Source| source.ordered.as_ref() == Some(&run.id) || Some(&source.node) == run.node.as_ref();
-    if let Some(source) = best(sources.iter().filter(|source| !was_asked(source))) {
+    if let Some(source) = best(sources.iter().filter(|source| !was_asked(source)), 0) {
         return Next::Ask(source.node.clone());
     }
     let mut silent: Vec<String> =
@@ -137,9 +139,12 @@ pub(crate) fn next(run: &Run, sources: &[Source], copies: usize, timeout_ms: u64
     Next::End(end)
 }
 
-/// Whom to ask: a follower before the leader.
-pub(crate) fn best<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Option<&'a Source> {
-    sources.into_iter().filter(|source| source.is_fit).min_by_key(|source| (source.is_leader, &source.node))
+/// Whom to ask: a follower before the leader; after so many failures in a row the next one.
+pub(crate) fn best<'a>(sources: impl IntoIterator<Item = &'a Source>, failures: i64) -> Option<&'a Source> {
+    let mut fit: Vec<&Source> = sources.into_iter().filter(|source| source.is_fit).collect();
+    fit.sort_by_key(|source| (source.is_leader, &source.node));
+    let turn = usize::try_from(failures).unwrap_or(0).checked_rem(fit.len())?;
+    fit.get(turn).copied()
 }
 
 #[cfg(test)]
@@ -223,6 +228,14 @@ mod tests {
     }
 
     #[test]
+    fn each_failure_has_the_next_one_asked() {
+        let three = [source("cp1", true), source("cp2", false), source("cp3", false)];
+        let of = |failures| best(&three, failures).map(|source| source.node.as_str());
+        assert_eq!([0, 1, 2, 3].map(of), [Some("cp2"), Some("cp3"), Some("cp1"), Some("cp2")]);
+        assert!(best(&[], 1).is_none());
+    }
+
+    #[test]
     fn what_an_agent_said_of_another_run_does_not_count() {
         let mut old = source("cp2", false);
         old.ordered = Some("run-0".into());
@@ -236,6 +249,13 @@ mod tests {
     fn a_node_whose_member_went_meanwhile_is_not_waited_for() {
         let left = [source("cp3", false)];
         assert_eq!(next(&run(Some("cp2")), &left, 1, TIMEOUT, Some(5), 6), Next::Ask("cp3".into()));
+        // Nor one that was asked by a clock that was ahead.
+        let asked = Source { ordered: Some("run-1".into()), ..source("cp2", false) };
+        let later = 5 + 31_536_000_000;
+        assert_eq!(
+            next(&run(Some("cp2")), &[asked, source("cp3", false)], 1, TIMEOUT, Some(later), 6_000_000),
+            Next::Ask("cp3".into())
+        );
         let Next::End(end) = next(&run(Some("cp2")), &[], 1, TIMEOUT, Some(5), 6) else { panic!() };
         assert_eq!((end.copies.len(), end.failed.len()), (0, 1));
     }

@@ -11,7 +11,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use super::decide::{self, Begin};
 use super::{past, schedule};
 use crate::clock;
 use crate::telemetry::metrics::seconds_of;
@@ -34,7 +33,7 @@ impl Figures {
 }
 
 const LAST: &str = "When the newest backup that was proven was begun";
-const DUE: &str = "When the next backup is due; in the past where it has not been taken yet";
+const DUE: &str = "When the first backup after the last success is due; in the past where it has not been taken yet";
 const FAILURES: &str = "Runs in a row that ended without a backup";
 
 impl Collector for Figures {
@@ -44,17 +43,16 @@ impl Collector for Figures {
         if all.is_empty() {
             return Ok(());
         }
-        let now_ms = clock::now_ms();
-        type Value = fn(&EtcdBackup, u64) -> Option<f64>;
+        type Value = fn(&EtcdBackup) -> Option<f64>;
         let gauges: [(&str, &str, Value); 3] = [
-            ("backup_last_success_timestamp_seconds", LAST, |backup, _| last(backup)),
+            ("backup_last_success_timestamp_seconds", LAST, last),
             ("backup_due_timestamp_seconds", DUE, due),
-            ("backup_failures", FAILURES, |backup, _| Some(failures(backup))),
+            ("backup_failures", FAILURES, |backup| Some(failures(backup))),
         ];
         for (name, help, value) in gauges {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for backup in &all {
-                if let Some(value) = value(backup, now_ms) {
+                if let Some(value) = value(backup) {
                     let labels = [("backup", backup.name_any()), ("cluster", backup.spec.cluster_name.clone())];
                     ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
                 }
@@ -74,17 +72,19 @@ fn failures(backup: &EtcdBackup) -> f64 {
     backup.status.as_ref().map_or(0.0, |status| status.failures as f64)
 }
 
-fn due(backup: &EtcdBackup, now_ms: u64) -> Option<f64> {
-    let past = past(backup);
-    // One that is under way, or failed, was due then and still is.
-    let is_open = backup.status.as_ref().is_some_and(|status| status.run.is_some() || !status.succeeded);
-    if let Some(last) = past.last_ms.filter(|_| is_open && !past.suspend) {
-        return Some(seconds_of(last));
+/// When the first one after the last success was due, or will be: that stays where it is, however often it is tried.
+fn due(backup: &EtcdBackup) -> Option<f64> {
+    let (past, spec) = (past(backup), &backup.spec);
+    if spec.suspend {
+        return None;
     }
-    match decide::begin(&past, &schedule::parse(backup.spec.backup_policy.as_ref()).ok()?, now_ms) {
-        Begin::Now(at) | Begin::At(at) => Some(seconds_of(at)),
-        Begin::No => None,
-    }
+    let success = backup.status.as_ref().and_then(|status| clock::parse_rfc3339(status.last_success_date.as_deref()?));
+    let due_ms = match schedule::parse(spec.backup_policy.as_ref()) {
+        Ok(schedule) => schedule.first_after(past.created_ms, success)?,
+        // None is ever taken.
+        Err(_) => success.unwrap_or(past.created_ms),
+    };
+    Some(seconds_of(due_ms))
 }
 
 #[cfg(test)]
@@ -105,18 +105,24 @@ mod tests {
             s3: None,
         };
         let mut backup = EtcdBackup::new("hourly", spec);
+        let created = jiff::Timestamp::from_second(500).unwrap();
+        backup.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
+        assert_eq!((due(&backup), last(&backup)), (Some(500.0), None));
         let at = |s: u64| Some(clock::rfc3339(s * 1000));
-        backup.status = Some(EtcdBackupStatus {
+        let taken = EtcdBackupStatus {
             succeeded: true,
             last_execution_date: at(1000),
             last_success_date: at(1001),
             ..Default::default()
-        });
-        assert_eq!((due(&backup, 2_000_000), last(&backup)), (Some(4600.0), Some(1001.0)));
-        assert_eq!(due(&backup, 5_000_000), Some(4600.0), "nobody began it");
-        backup.status.as_mut().unwrap().succeeded = false;
-        assert_eq!(due(&backup, 2_000_000), Some(1000.0), "the last one failed");
+        };
+        backup.status = Some(taken.clone());
+        assert_eq!((due(&backup), last(&backup)), (Some(4601.0), Some(1001.0)));
+        // However often it is tried in vain.
+        backup.status = Some(EtcdBackupStatus { succeeded: false, last_execution_date: at(900_000), ..taken });
+        assert_eq!(due(&backup), Some(4601.0));
+        backup.spec.backup_policy.as_mut().unwrap().schedule = Some("never".into());
+        assert_eq!(due(&backup), Some(1001.0));
         backup.spec.suspend = true;
-        assert_eq!(due(&backup, 5_000_000), None);
+        assert_eq!(due(&backup), None);
     }
 }

@@ -39,6 +39,12 @@ const NEXT_STEP: Duration = Duration::from_millis(50);
 const REMOTE_LOOK: Duration = Duration::from_secs(2);
 /// How long one backup may take, where the policy does not say, s.
 const TIMEOUT_S: i64 = 600;
+/// Backups that each node keeps where the policy does not say: its disk is etcd's, too.
+const KEPT_ON_NODES: u32 = 10;
+/// Orders that one node has at the same time.
+const ORDERS: usize = 32;
+/// How long a run waits for a pass over its cluster, ms.
+const FIRST_PASS_MS: u64 = 120_000;
 /// Longest message in a status.
 const WORDS: usize = 1024;
 
@@ -57,8 +63,8 @@ pub enum Reason {
     NoHealthyMember,
     /// An agent did not answer.
     AgentSilent,
-    /// An agent did not come to an end.
-    Timeout,
+    /// The controller that took it does not lead any more.
+    LeaseLost,
 }
 
 impl Reason {
@@ -70,7 +76,7 @@ impl Reason {
         Self::ClusterNotFound,
         Self::NoHealthyMember,
         Self::AgentSilent,
-        Self::Timeout,
+        Self::LeaseLost,
     ];
 }
 
@@ -150,7 +156,7 @@ impl Pass<'_> {
                 let mut new = status.clone();
                 let due = clock::rfc3339(due_ms);
                 new.last_execution_date = Some(due.clone());
-                new.run = Some(Run { id: members::unique("run"), due, node: None, asked: None });
+                new.run = Some(Run { id: members::unique("run"), due, node: None, asked: Some(clock::rfc3339(now_ms)) });
                 new.observed_generation = self.backup.metadata.generation;
                 self.write(&status, new).await?;
                 Ok(NEXT_STEP)
@@ -210,10 +216,11 @@ impl Pass<'_> {
         let outcome = match runs.look(&run.id) {
             Some(remote::Run::UnderWay) => return Ok(REMOTE_LOOK),
             Some(remote::Run::Over(outcome)) => outcome,
-            None => match self.begin_remotely(run, cluster, members, sources).await {
+            None => match self.begin_remotely(run, cluster, members, sources, status.failures).await {
                 Ok(true) => return Ok(REMOTE_LOOK),
                 // The cluster's certificates are not known yet: a pass over it comes first.
-                Ok(false) => return Ok(AFTER_ERROR),
+                Ok(false) if is_recent(run, now_ms) => return Ok(AFTER_ERROR),
+                Ok(false) => Err((Reason::NoHealthyMember.to_string(), self.no_member())),
                 Err(failure) => Err(failure),
             },
         };
@@ -233,8 +240,9 @@ impl Pass<'_> {
         cluster: &EtcdCluster,
         members: &[EtcdMember],
         sources: &[Source],
+        failures: i64,
     ) -> Result<bool, remote::Failure> {
-        let Some(source) = decide::best(sources) else {
+        let Some(source) = decide::best(sources, failures) else {
             return Err((Reason::NoHealthyMember.to_string(), self.no_member()));
         };
         let member = members.iter().find(|m| m.spec.node_name == source.node);
@@ -260,13 +268,14 @@ impl Pass<'_> {
                 cluster: self.backup.spec.cluster_name.clone(),
                 cluster_id: cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ClusterId),
                 lineage: member.spec.lineage,
+                limit: Duration::from_secs(u64::try_from(self.timeout_s()).unwrap_or(0)),
                 operator_version: env!("CARGO_PKG_VERSION").to_owned(),
             },
+            lease: self.context.lease.clone(),
             keep: etcd_operator_backup::Keep {
                 count: policy.max_backups.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
                 age: policy.max_age_in_second.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs),
             },
-            limit: Duration::from_secs(u64::try_from(self.timeout_s()).unwrap_or(0)),
         });
         Ok(true)
     }
@@ -284,21 +293,27 @@ impl Pass<'_> {
         }
     }
 
-    /// Orders a backup of a member. Orders of EtcdBackups that are gone go with the same write.
+    /// Orders a backup of a member. Orders that are carried out, or whose EtcdBackup is gone, go with the same write.
     async fn order(&self, member: &EtcdMember, run: &Run, timeout_s: i64) -> Result<(), ControllerError> {
         let policy = self.backup.spec.backup_policy.clone().unwrap_or_default();
         let order = BackupOrder {
             name: self.backup.name_any(),
             id: run.id.clone(),
-            keep: policy.max_backups.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            keep: policy.max_backups.and_then(|n| u32::try_from(n).ok()).unwrap_or(KEPT_ON_NODES),
             max_age_seconds: policy.max_age_in_second.unwrap_or(0),
             timeout_seconds: timeout_s,
         };
         let there = self.api.list(&ListParams::default()).await.map_err(api_error("listing EtcdBackups"))?;
-        let names: Vec<String> = there.items.iter().map(kube::ResourceExt::name_any).collect();
+        let is_open = |order: &BackupOrder| {
+            let runs = there.items.iter().filter_map(|backup| Some((backup.name_any(), backup.status.as_ref()?.run.as_ref()?)));
+            runs.into_iter().any(|(name, run)| (&name, &run.id) == (&order.name, &order.id))
+        };
         let edit = |spec: &mut etcd_operator_api::EtcdMemberSpec| {
-            spec.backups.retain(|other| other.name != order.name && names.contains(&other.name));
-            spec.backups.push(order.clone());
+            spec.backups.retain(|other| other.name != order.name && is_open(other));
+            // An agent takes no more than 64; what comes later waits for its turn.
+            if spec.backups.len() < ORDERS {
+                spec.backups.push(order.clone());
+            }
         };
         members::change(self.context, member, edit).await.map(drop)
     }
@@ -402,6 +417,12 @@ impl Pass<'_> {
             tracing::debug!(%error, "an Event was not written");
         }
     }
+}
+
+/// Whether a run was begun just now.
+fn is_recent(run: &Run, now_ms: u64) -> bool {
+    let asked = run.asked.as_deref().and_then(clock::parse_rfc3339).unwrap_or(0);
+    now_ms.abs_diff(asked) < FIRST_PASS_MS
 }
 
 fn until(at_ms: u64, now_ms: u64) -> Duration {

@@ -14,10 +14,12 @@ use etcd_operator_etcd::dial::Dial;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::controller::Context;
+use crate::controller::lease::Claim;
 
 /// Why a run ended without a backup: reason and message.
 pub(crate) type Failure = (String, String);
@@ -34,6 +36,16 @@ pub(crate) enum Run {
 pub(crate) struct Runs {
     runs: Arc<Mutex<HashMap<String, Run>>>,
     tasks: Mutex<JoinSet<()>>,
+    /// One at a time: each holds some 30 MiB.
+    turn: Turn,
+}
+
+struct Turn(Arc<Semaphore>);
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,11 +68,11 @@ impl Runs {
     pub(crate) fn begin(&self, work: Work) {
         let id = work.order.id.clone();
         lock(&self.runs).insert(id.clone(), Run::UnderWay);
-        let runs = Arc::clone(&self.runs);
+        let (runs, turn) = (Arc::clone(&self.runs), Arc::clone(&self.turn.0));
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
-            let outcome = work.run().await;
+            let outcome = work.run(turn).await;
             if let Some(place) = lock(&runs).get_mut(&id) {
                 *place = Run::Over(outcome);
             }
@@ -79,17 +91,28 @@ pub(crate) struct Work {
     pub(crate) shown: String,
     pub(crate) order: Order,
     pub(crate) keep: Keep,
-    pub(crate) limit: Duration,
+    /// Whoever leads no more ends it: the next leader begins it anew.
+    pub(crate) lease: Claim,
 }
 
+/// How often it is looked at whether this replica still leads.
+const LEADS: Duration = Duration::from_secs(5);
+
 impl Work {
-    async fn run(self) -> Result<BackupTaken, Failure> {
-        clock::within(self.limit, self.take()).await.unwrap_or_else(|| {
-            Err((
-                super::Reason::Timeout.to_string(),
-                format!("not finished within {} s (backupPolicy.timeoutInSecond)", self.limit.as_secs()),
-            ))
-        })
+    async fn run(self, turn: Arc<Semaphore>) -> Result<BackupTaken, Failure> {
+        let lost = async {
+            while self.lease.may_act() {
+                clock::sleep(LEADS).await;
+            }
+        };
+        let taken = async {
+            let _turn = turn.acquire().await;
+            self.take().await
+        };
+        tokio::select! {
+            taken = taken => taken,
+            () = lost => Err((super::Reason::LeaseLost.to_string(), "this replica does not lead any more".to_owned())),
+        }
     }
 
     async fn take(&self) -> Result<BackupTaken, Failure> {
@@ -100,7 +123,7 @@ impl Work {
         let taken = backup::take(etcd.as_ref(), &self.store, &NoLimit, &self.order, now(), &progress);
         let taken = taken.await.map_err(failed)?;
         let whose = Whose { backup: &self.order.backup, cluster_id: Some(&taken.manifest.cluster_id) };
-        let kept = backup::clear(&self.store, whose, self.keep, now()).await;
+        let kept = backup::clear(&self.store, whose, self.keep, Some(&taken.name), now()).await;
         Ok(etcd_operator_agent::backup_report(format!("{}/{}", self.shown, taken.name.data()), &taken, kept))
     }
 }

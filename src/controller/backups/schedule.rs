@@ -1,11 +1,13 @@
 //! When a backup is due. Pure.
 
-use std::str::FromStr as _;
-
 use croner::Cron;
+use croner::parser::{CronParser, Seconds};
 use etcd_operator_api::backup::BackupPolicy;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+
+/// Clocks of two controllers may differ by so much, ms.
+pub(crate) const CLOCK_STEP_MS: u64 = 60_000;
 
 /// When.
 #[derive(Clone, Debug)]
@@ -39,7 +41,8 @@ pub(crate) fn parse(policy: Option<&BackupPolicy>) -> Result<Schedule, String> {
         let seconds = policy.backup_interval_in_second.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
         return Ok(if seconds == 0 { Schedule::Once } else { Schedule::Every(seconds.saturating_mul(1000)) });
     };
-    let cron = Cron::from_str(text).map_err(|error| {
+    // To the minute, as in cron.
+    let cron = CronParser::builder().seconds(Seconds::Disallowed).build().parse(text).map_err(|error| {
         format!("spec.backupPolicy.schedule: {text:?} cannot be read ({error}); write minute, hour, day of the month, month and day of the week, such as \"0 3 * * *\", or @daily")
     })?;
     let zone = policy.time_zone.as_deref().unwrap_or("UTC");
@@ -57,7 +60,10 @@ pub(crate) fn parse(policy: Option<&BackupPolicy>) -> Result<Schedule, String> {
 impl Schedule {
     /// When the next backup is due, if the last was due then and the object is as old as that (ms since 1970).
     pub(crate) fn due(&self, created_ms: u64, last_ms: Option<u64>, now_ms: u64) -> Due {
-        // A clock that was set back must not put it off for as long as that.
+        // Of a clock that was ahead: waiting for that time could take as long as it was.
+        if last_ms.is_some_and(|last| last > now_ms.saturating_add(CLOCK_STEP_MS)) && !matches!(self, Self::Once) {
+            return Due::Since(now_ms);
+        }
         let last_ms = last_ms.map(|last| last.min(now_ms));
         match self {
             Self::Once => last_ms.map_or(Due::Since(created_ms), |_| Due::Never),
@@ -71,6 +77,16 @@ impl Schedule {
                 Some(next) if next > now_ms => Due::At(next),
                 Some(next) => Due::Since(self.last(now_ms).unwrap_or(next)),
             },
+        }
+    }
+
+    /// When the first one after a success was or is due, or the first of all.
+    pub(crate) fn first_after(&self, created_ms: u64, success_ms: Option<u64>) -> Option<u64> {
+        match (self, success_ms) {
+            (Self::Once, Some(_)) => None,
+            (Self::Once | Self::Every(_), None) => Some(created_ms),
+            (Self::Every(ms), Some(success)) => Some(success.saturating_add(*ms)),
+            (Self::Cron(..), _) => self.next(success_ms.unwrap_or(created_ms)),
         }
     }
 
@@ -123,8 +139,11 @@ mod tests {
         assert_eq!(every.due(0, Some(1_000), 60_999), Due::At(61_000));
         assert_eq!(every.due(0, Some(1_000), 61_000), Due::Since(61_000));
         assert_eq!(every.due(0, Some(1_000), 200_000), Due::Since(181_000));
-        // Taken while the clock was a year ahead.
-        assert_eq!(every.due(0, Some(31_536_000_000), 1_000), Due::At(61_000));
+        // Taken while the clock was a year ahead: now, and from then on as ever.
+        assert_eq!(every.due(0, Some(31_536_000_000), 1_000), Due::Since(1_000));
+        assert_eq!(every.due(0, Some(1_500), 1_000), Due::At(61_000), "another controller's clock");
+        let utc = cron("@daily", None).unwrap();
+        assert_eq!(utc.due(0, Some(31_536_000_000), 1_000), Due::Since(1_000));
     }
 
     #[test]
@@ -147,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_names_the_field_and_an_example() {
-        for bad in ["", "every day", "61 * * * *", "* * * *", "0 0 30 2 *", "\u{0}"] {
+        for bad in ["", "every day", "61 * * * *", "* * * *", "* * * * * *", "0 0 30 2 *", "\u{0}"] {
             let why = cron(bad, None).unwrap_err();
             assert!(why.starts_with("spec.backupPolicy.schedule: "), "{why}");
         }

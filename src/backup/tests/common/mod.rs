@@ -19,6 +19,8 @@ pub struct Etcd {
     pub status: MemberStatus,
     /// The stream breaks off after so many bytes.
     pub breaks: Option<usize>,
+    /// It stands still after so many bytes.
+    pub hangs: Option<usize>,
     pub asked: Mutex<u32>,
 }
 
@@ -41,7 +43,7 @@ impl Etcd {
             storage_version: "3.6.0".into(),
             downgrade: None,
         };
-        Self { db, status, breaks: None, asked: Mutex::new(0) }
+        Self { db, status, breaks: None, hangs: None, asked: Mutex::new(0) }
     }
 
     /// So random that it stays as large.
@@ -81,8 +83,11 @@ impl Endpoint for Etcd {
             let failed = |why: String| EtcdError::Snapshot { endpoint: self.url().into(), why };
             let digest = Sha256::digest(&self.db);
             let all = [self.db.as_slice(), digest.as_slice()].concat();
-            for chunk in all[..self.breaks.unwrap_or(all.len())].chunks(32 << 10) {
+            for chunk in all[..self.breaks.or(self.hangs).unwrap_or(all.len())].chunks(32 << 10) {
                 out.write_all(chunk).await.map_err(|error| failed(error.to_string()))?;
+            }
+            if self.hangs.is_some() {
+                std::future::pending::<()>().await;
             }
             if self.breaks.is_some() {
                 return Err(failed("broke off".into()));
@@ -133,6 +138,7 @@ pub fn order(id: &str) -> Order {
         cluster: "kube-etcd".into(),
         cluster_id: Some(ClusterId(0xc1)),
         lineage: 0,
+        limit: Duration::from_secs(600),
         operator_version: "0.1.0".into(),
     }
 }
