@@ -12,6 +12,7 @@ use etcd_operator_keeper::{KeeperArgs, ProveArgs};
 
 use crate::controller::{self, ControllerArgs, LeaseTimes};
 use crate::pivot::PivotArgs;
+use crate::recover::RecoverArgs;
 use crate::snapshot::SnapshotArgs;
 use crate::telemetry::{self, Metrics};
 
@@ -39,6 +40,8 @@ pub enum Command {
     Pivot(PivotArgs),
     /// Takes, lists, proves and unpacks backups; needs no API.
     Snapshot(SnapshotArgs),
+    /// For a node with no API: what lies on it, and which of several nodes has the most.
+    Recover(RecoverArgs),
     /// Stands beside a member so that `kubectl drain` sees it; not to be called by hand.
     Guard,
     /// Writes the CRDs as YAML.
@@ -72,6 +75,7 @@ impl Command {
             }),
             Self::Pivot(args) => crate::pivot::main(args),
             Self::Snapshot(args) => crate::snapshot::main(args),
+            Self::Recover(args) => crate::recover::main(args),
             Self::Crds(flags) => flags.run(),
         }
     }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod controller;
 pub mod pivot;
 pub mod pki;
+pub mod recover;
 pub mod retry;
 pub mod snapshot;
 pub mod telemetry;

@@ -84,15 +84,17 @@ struct Get {
     out: PathBuf,
 }
 
+/// How to print.
 #[derive(Args, Clone, Copy)]
-struct Format {
+pub(crate) struct Format {
     /// How to print.
     #[arg(short = 'o', long = "output", value_enum, default_value_t = Output::Table)]
-    output: Output,
+    pub(crate) output: Output,
 }
 
+/// For a human, or a program.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(crate) enum Output {
     Table,
     Json,
 }
@@ -285,8 +287,8 @@ fn print(format: Format, rows: &[Row]) {
             println!("{}", Value::Array(rows.iter().map(json).collect()));
         }
         Output::Table => {
-            let mut table = vec![["TAKEN", "REVISION", "ETCD", "CLUSTER ID", "SIZE", "DATABASE", "FILE"].map(str::to_owned)];
-            table.extend(rows.iter().map(|row| {
+            let mut cells = vec![["TAKEN", "REVISION", "ETCD", "CLUSTER ID", "SIZE", "DATABASE", "FILE"].map(str::to_owned)];
+            cells.extend(rows.iter().map(|row| {
                 let of = |field: fn(&Manifest) -> String| row.manifest.as_ref().map_or_else(|| "?".to_owned(), field);
                 [
                     of(|m| m.taken.to_string()),
@@ -298,14 +300,20 @@ fn print(format: Format, rows: &[Row]) {
                     row.file.clone(),
                 ]
             }));
-            let widths: Vec<usize> =
-                (0..7).map(|column| table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)).collect();
-            for row in table {
-                let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-                println!("{}", cells.join("  ").trim_end());
-            }
+            print!("{}", table(&cells));
         }
     }
+}
+
+/// Lines with columns one below the other.
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn size(bytes: u64) -> String {

@@ -117,7 +117,7 @@ suite world cargo test --locked -q --profile bed -p etcd-operator-world -p etcd-
 suite keeper cargo test --locked -q --no-fail-fast -p etcd-operator-keeper
 suite backup cargo test --locked -q -p etcd-operator-backup
 suite agent cargo test --locked -q -p etcd-operator-agent -- --test-threads=2
-suite api cargo test --locked -q -p etcd-operator --test api
+suite api cargo test --locked -q -p etcd-operator --test api --test inspect
 suite witness cargo test --locked -q -p etcd-operator-witness
 if [ "$tier" = soak ]; then
     (

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         | Command::Pivot(_)
         | Command::Guard
         | Command::Snapshot(_)
+        | Command::Recover(_)
         | Command::Crds(_)) => other.run(),
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use etcd_operator_bed::layout::{HOST_IP, Node};
+use etcd_operator_bed::node;
 use etcd_operator_bed::s3::{ID, SECRET, Server};
 use etcd_operator_scenarios::others::{NAMESPACE, get, kubectl};
 use etcd_operator_scenarios::{Stage, assert_clean, is_sampled, text_of};
@@ -77,6 +78,11 @@ fn backups_lie_on_two_nodes_are_whole_and_are_not_more_than_wanted() {
     stage.pivot(3);
     stage.wait_for("Ready", LIMIT);
     let leader = stage.leader();
+
+    // While all is well there is nothing to recover, as each node's own binary says.
+    let cp1 = stage.bed.options().node("cp1").unwrap();
+    let said = node::exec(&cp1, &["/var/lib/etcd-operator/kube-system/kube-etcd/bin/keeper", "recover", "inspect"]).unwrap();
+    assert!(said.contains("a quorum answers, and lists 3 members") && said.contains("cp1-1"), "{said}");
 
     // At once, under writes.
     let mut once = Value::Null;
