@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR ?= $(BED_CACHE)/target-$(shell cat Cargo.lock rust-toolc
 BED = $(CARGO_TARGET_DIR)/debug/bed
 BIN = target/bed/bin
 
-.PHONY: help demo bed pivot handover bed-down test soak model bench mutants crds build packages
+.PHONY: help demo bed pivot handover bed-down test soak model bench bench-backup mutants crds build packages
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ model: packages ## The model checker on every pair of faults in a pivot and in a
 
 bench: build ## The operator's pivot beside the same by hand
 	@BED=$(BED) tests/bench/run.sh
+
+bench-backup: packages ## Backups beside the same by hand; GB=4
+	@tests/bench/backup.sh
 
 mutants: ## Mutation tests of the planner and of the keeper's start table; needs cargo-mutants
 	@tests/mutants.sh

@@ -192,7 +192,7 @@ impl Pass<'_> {
                 Ok(NEXT_STEP)
             }
             Next::Order(node) => {
-                if let Some(member) = members.iter().find(|m| m.spec.node_name == node && m.spec.role == Role::Member) {
+                if let Some(member) = member_on(&members, &node) {
                     self.order(member, run, timeout_s).await?;
                 }
                 Ok(NEXT_STEP)
@@ -245,7 +245,7 @@ impl Pass<'_> {
         let Some(source) = decide::best(sources, failures) else {
             return Err((Reason::NoHealthyMember.to_string(), self.no_member()));
         };
-        let member = members.iter().find(|m| m.spec.node_name == source.node);
+        let member = member_on(members, &source.node);
         let Some((member, seat)) = member.and_then(|m| Some((m, m.spec.seat.as_ref()?))) else { return Ok(false) };
         let (store, shown) = remote::store(self.context, &self.backup).await?;
         let (dial, tls) = {
@@ -417,6 +417,11 @@ impl Pass<'_> {
             tracing::debug!(%error, "an Event was not written");
         }
     }
+}
+
+/// The one that carries a member: boot's stands for the same node.
+fn member_on<'a>(members: &'a [EtcdMember], node: &str) -> Option<&'a EtcdMember> {
+    members.iter().find(|m| m.spec.node_name == node && m.spec.role == Role::Member)
 }
 
 /// Whether a run was begun just now.
