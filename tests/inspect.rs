@@ -40,6 +40,8 @@ fn etcd(root: &Path, node: &str, urls: &[(String, String); 3]) -> Etcd {
         .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
         .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
         .arg(format!("--initial-cluster={}", all.join(",")))
+        // So that the members stand in a snapshot's mark.
+        .arg("--snapshot-count=10")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -120,7 +122,10 @@ fn the_node_with_the_most_is_named_and_what_may_be_lost_without_the_others() {
     for ((_, report), node) in reports.iter().zip(NODES) {
         assert_eq!((&report["clusterID"], &report["memberID"]), (&json!(cluster), &json!(id(node))), "{report:#}");
         assert_eq!((&report["quorum"], &report["reason"]), (&Value::Null, &json!("EmptyAndNoAnswer")), "{report:#}");
-        assert_eq!(report["data"][0]["problem"], "", "{report:#}");
+        assert_eq!((&report["data"][0]["problem"], &report["data"][0]["suspect"]), (&json!(""), &json!("")), "{report:#}");
+        let mut voters = NODES.map(id);
+        voters.sort();
+        assert_eq!(report["data"][0]["voters"], json!([voters]), "as the log says: {report:#}");
     }
     let index = |n: usize| reports[n].1["data"][0]["lastIndex"].as_u64().unwrap();
     assert!(index(2) + 20 <= index(0), "cp3 is behind: {} of {}", index(2), index(0));
@@ -138,6 +143,43 @@ fn the_node_with_the_most_is_named_and_what_may_be_lost_without_the_others() {
     assert_eq!((&of_one["survivor"], &of_one["complete"]), (&json!("cp3"), &json!(false)), "{of_one:#}");
     let (ok, text) = recover(&[file(2)]);
     assert!(ok && text.contains("writes that were acknowledged by the others alone may be missing"), "{text}");
+
+    // Bytes that a disk changed in the middle of the log: what follows may have been acknowledged.
+    let segment = std::fs::read_dir(data_dir(root, "cp2").join("member/wal")).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.filter(|path| path.extension().is_some_and(|ending| ending == "wal")).max().unwrap();
+    let log = std::fs::read(&segment).unwrap();
+    let end = log.iter().rposition(|byte| *byte != 0).unwrap();
+    for at in (end / 3..end / 2).step_by(29) {
+        let mut flipped = log.clone();
+        flipped[at] ^= 1;
+        std::fs::write(&segment, &flipped).unwrap();
+        let (_, suspect) = report(root, "cp2");
+        let says = |field: &str| suspect["data"][0][field].as_str().unwrap().to_owned();
+        let is_padding = suspect["data"][0]["lastIndex"] == reports[1].1["data"][0]["lastIndex"];
+        assert!(
+            is_padding || says("suspect").contains("something follows") || !says("problem").is_empty(),
+            "byte {at}: {suspect:#}"
+        );
+        if !is_padding {
+            assert_eq!(verdict(&[file(1), file(2)])["complete"], false, "byte {at}");
+        }
+    }
+    // Torn as by a power cut it is whole.
+    let mut torn = log.clone();
+    torn[end - 4..].fill(0);
+    std::fs::write(&segment, &torn).unwrap();
+    let (_, report_of_torn) = report(root, "cp2");
+    assert_eq!(report_of_torn["data"][0]["suspect"], "", "{report_of_torn:#}");
+    std::fs::write(&segment, &log).unwrap();
+    // A database that was cut short, and one that is none.
+    let db = data_dir(root, "cp1").join("member/snap/db");
+    let whole = std::fs::read(&db).unwrap();
+    for bad in [&whole[..8 << 10], &whole[..0], &[7_u8; 100_000]] {
+        std::fs::write(&db, bad).unwrap();
+        let (_, report) = report(root, "cp1");
+        assert!(report["data"][0]["problem"].as_str().unwrap().starts_with("its database"), "{report:#}");
+    }
+    std::fs::write(&db, &whole).unwrap();
 
     // A disk that lost its log, or its data, is no survivor.
     std::fs::remove_dir_all(data_dir(root, "cp1").join("member/wal")).unwrap();

@@ -126,7 +126,7 @@ impl Work {
         };
         // Nobody else writes here: what is unfinished is what an agent left that was killed, and takes room.
         let whose = Whose { backup: &self.order.name, cluster_id: None };
-        backup::clear(&place, whose, keep, None, now()).await.map_err(failed)?;
+        backup::clear(&place, whose, Keep::default(), None, now()).await.map_err(failed)?;
         let order = Order {
             backup: self.order.name.clone(),
             id: self.order.id.clone(),

@@ -75,11 +75,13 @@ pub(crate) struct Meter<'r, W> {
     looked: u64,
     /// Why nothing more was written: the stream only knows that it could not.
     pub(crate) stopped: Option<Error>,
+    /// Whether the writer has begun to finish: from there on it takes back by itself what it cannot finish, and must not be aborted.
+    pub(crate) is_finishing: bool,
 }
 
 impl<'r, W> Meter<'r, W> {
     pub(crate) fn new(inner: W, room: &'r dyn Room) -> Self {
-        Self { inner, room, hasher: Sha256::new(), bytes: 0, looked: 0, stopped: None }
+        Self { inner, room, hasher: Sha256::new(), bytes: 0, looked: 0, stopped: None, is_finishing: false }
     }
 
     /// Bytes and SHA-256 of what was written.
@@ -116,6 +118,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Meter<'_, W> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.is_finishing = true;
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }

@@ -75,28 +75,33 @@ pub async fn take(
         let mut out = Counted { inner: &mut encoder, progress };
         timeout_at(until, etcd.snapshot(&mut out)).await
     };
-    let snapshot = match streamed.map_err(late).and_then(|streamed| streamed.map_err(Error::Etcd)) {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            let meter = encoder.get_mut();
-            // What a bucket holds of an upload that was not finished costs money.
-            let _ = timeout(ASK, meter.inner.abort()).await;
-            return Err(meter.stopped.take().unwrap_or(error));
-        }
+    let streamed = match streamed.map_err(late).and_then(|streamed| streamed.map_err(Error::Etcd)) {
+        Ok(snapshot) => match timeout_at(until, encoder.shutdown()).await {
+            Ok(Ok(())) => Ok(snapshot),
+            Ok(Err(error)) => Err(of_io("cannot write the backup", &error)),
+            Err(elapsed) => Err(late(elapsed)),
+        },
+        Err(error) => Err(error),
     };
-    // From here on the writer takes back by itself what it cannot finish; to abort it would be one time too often.
-    let finished = match timeout_at(until, encoder.shutdown()).await {
-        Ok(Ok(())) => {
+    let finished = match streamed {
+        Ok(snapshot) => {
             let (bytes, sha256) = encoder.get_ref().sum();
             drop(encoder);
             let proof = proven(place, &name, progress, (bytes, sha256, &snapshot));
-            timeout_at(until, proof).await.map_err(late).and_then(|proof| proof)
+            let proof = timeout_at(until, proof).await.map_err(late).and_then(|proof| proof);
+            proof.map(|(bytes, sha256)| (snapshot, bytes, sha256))
         }
-        Ok(Err(error)) => Err(encoder.get_mut().stopped.take().unwrap_or_else(|| of_io("cannot write the backup", &error))),
-        Err(elapsed) => Err(late(elapsed)),
+        Err(error) => {
+            let meter = encoder.get_mut();
+            if !meter.is_finishing {
+                // What a bucket holds of an upload that was not finished costs money.
+                let _ = timeout(ASK, meter.inner.abort()).await;
+            }
+            Err(meter.stopped.take().unwrap_or(error))
+        }
     };
     let committed = match finished {
-        Ok((bytes, sha256)) => {
+        Ok((snapshot, bytes, sha256)) => {
             let (cluster_id, member_id) = hex_id(status.cluster_id, status.member_id);
             let manifest = Manifest {
                 format: FORMAT,

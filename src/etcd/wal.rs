@@ -27,6 +27,10 @@ const HARD_STATE: i64 = 3;
 const CRC: i64 = 4;
 const SNAPSHOT: i64 = 5;
 
+mod history;
+
+pub use history::{History, history};
+
 /// What lies in a member's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataDir {

@@ -1,5 +1,7 @@
 //! Which of several nodes has the most, and what would be lost with it. Pure.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::report::{Data, Report};
@@ -37,7 +39,8 @@ impl Verdict {
 /// Compares reports of the nodes of one cluster.
 ///
 /// Of two logs the one with the later last term has the more, and of the same term the longer one: raft lets only such a member lead. What was
-/// acknowledged is in the logs of a majority of the voters; of whom as many report as every majority must meet, the one with the most has it all.
+/// acknowledged is in the logs of a majority of the voters, each change of who votes among it; so where the logs of so many voters are compared that every
+/// majority must meet one of them, the one with the most has it all. Who votes is what that log itself says, with whatever it does not know to be committed.
 /// The commit index that a log has saved is only a lower bound.
 #[must_use]
 pub fn compare(reports: &[Report]) -> Verdict {
@@ -91,21 +94,28 @@ pub fn compare(reports: &[Report]) -> Verdict {
     let Some((survivor, data)) = whole.first() else {
         return Verdict { notes, ..Verdict::none("none of the nodes has whole data of its member: restore a backup".into()) };
     };
-    // Each knows its members as it saw them last; whoever knew most counts.
-    let voters = newest.iter().map(|report| report.endpoints.len()).max().unwrap_or(0).max(whole.len());
-    let quorum = voters / 2 + 1;
-    let complete = whole.len() > voters - quorum;
+    // Each member once, and only where nothing says that it lacks what it once had.
+    let counted: BTreeSet<&str> =
+        whole.iter().filter(|(_, data)| data.suspect.is_empty()).map(|(_, data)| data.member_id.as_str()).collect();
+    for (report, data) in whole.iter().filter(|(_, data)| !data.suspect.is_empty()) {
+        notes.push(format!("{} does not count for what may be lost: {}", report.node, data.suspect));
+    }
+    let present = |voters: &Vec<String>| voters.iter().filter(|id| counted.contains(id.as_str())).count();
+    let meets_all = |voters: &Vec<String>| present(voters) > voters.len() - (voters.len() / 2 + 1);
+    let complete = !data.voters.is_empty() && data.voters.iter().all(meets_all);
     let last = format!("its log reaches term {} and index {}", data.last_term, data.last_index);
-    let because = if complete {
-        format!(
-            "{last}; {} of {voters} members' logs were compared, so that every write that was acknowledged is in it",
-            whole.len()
-        )
-    } else {
-        format!(
-            "{last}; only {} of {voters} members' logs were compared: writes that were acknowledged by the others alone may be missing. Report from more of them if any disk is left",
-            whole.len()
-        )
+    let because = match data.voters.iter().min_by_key(|voters| (meets_all(voters), present(voters))) {
+        Some(voters) if complete => format!(
+            "{last}; the logs of {} of {} voters were compared, so that every write that was acknowledged is in it",
+            present(voters),
+            voters.len()
+        ),
+        Some(voters) => format!(
+            "{last}; only the logs of {} of {} voters were compared: writes that were acknowledged by the others alone may be missing. Report from more of them if any disk is left",
+            present(voters),
+            voters.len()
+        ),
+        None => format!("{last}; it does not say who votes: whether writes are missing in it is not known"),
     };
     Verdict { survivor: Some(survivor.node.clone()), complete, because, notes }
 }
@@ -115,14 +125,22 @@ mod tests {
     use super::*;
 
     fn report(node: &str, last_term: u64, last_index: u64) -> Report {
-        let data = Data { name: format!("{node}-1"), is_own: true, last_term, last_index, ..Data::default() };
+        let voters = vec![["cp1", "cp2", "cp3"].map(str::to_owned).into()];
+        let data = Data {
+            name: format!("{node}-1"),
+            is_own: true,
+            member_id: node.into(),
+            last_term,
+            last_index,
+            voters,
+            ..Data::default()
+        };
         Report {
             format: 1,
             node: node.into(),
             namespace: "kube-system".into(),
             cluster: "kube-etcd".into(),
             cluster_id: "c1".into(),
-            endpoints: ["cp1", "cp2", "cp3"].map(|node| format!("https://{node}:2379")).into(),
             data: vec![data],
             ..Report::default()
         }
@@ -142,11 +160,51 @@ mod tests {
         assert_eq!((two.survivor.as_deref(), two.complete), (Some("cp2"), true), "every majority of three meets two of them");
         let one = compare(&[report("cp1", 5, 800)]);
         assert_eq!((one.survivor.as_deref(), one.complete), (Some("cp1"), false));
-        assert!(one.because.contains("only 1 of 3"), "{one:?}");
-        let mut five = report("cp1", 5, 800);
-        five.endpoints.extend(["https://cp4:2379".into(), "https://cp5:2379".into()]);
-        assert!(!compare(&[five.clone(), report("cp2", 5, 1)]).complete, "a majority of five may not have met these two");
-        assert!(compare(&[five, report("cp2", 5, 1), report("cp3", 5, 1)]).complete);
+        assert!(one.because.contains("only the logs of 1 of 3 voters"), "{one:?}");
+        let five = |node: &str, index| {
+            let mut report = report(node, 5, index);
+            report.data[0].voters = vec![(1..=5).map(|n| format!("cp{n}")).collect()];
+            report
+        };
+        assert!(!compare(&[five("cp1", 800), five("cp2", 1)]).complete, "a majority of five may not have met these two");
+        assert!(compare(&[five("cp1", 800), five("cp2", 1), five("cp3", 1)]).complete);
+    }
+
+    #[test]
+    fn only_voters_count_each_once_and_as_the_longest_log_knows_them() {
+        let of = |node: &str, index, voters: &[&[&str]]| {
+            let mut report = report(node, 5, index);
+            report.data[0].voters = voters.iter().map(|all| all.iter().map(|id| (*id).to_owned()).collect()).collect();
+            report
+        };
+        let now: &[&[&str]] = &[&["cp2", "cp3", "cp4"]];
+        // cp1 was replaced by cp4, and never learned of it.
+        let verdict = compare(&[of("cp1", 700, &[&["cp1", "cp2", "cp3"]]), of("cp2", 800, now)]);
+        assert_eq!((verdict.survivor.as_deref(), verdict.complete), (Some("cp2"), false), "{verdict:?}");
+        // A learner's log.
+        let verdict = compare(&[of("cp3", 800, &[&["cp1", "cp2", "cp3"]]), of("cp4", 700, &[&["cp1", "cp2", "cp3"]])]);
+        assert!(!verdict.complete, "{verdict:?}");
+        // A change that may have been committed: both majorities must be met.
+        let changing: &[&[&str]] = &[&["cp1", "cp2", "cp3"], &["cp1", "cp2", "cp3", "cp4", "cp5"]];
+        assert!(!compare(&[of("cp1", 800, changing), of("cp2", 700, changing)]).complete);
+        assert!(compare(&[of("cp1", 800, changing), of("cp2", 700, changing), of("cp3", 700, changing)]).complete);
+        // The same disk under two names.
+        let mut clone = report("cp9", 5, 800);
+        clone.data[0].member_id = "cp1".into();
+        assert!(!compare(&[report("cp1", 5, 800), clone]).complete);
+        // A log that does not say.
+        let verdict = compare(&[of("cp1", 800, &[]), of("cp2", 700, &[]), of("cp3", 700, &[])]);
+        assert!(!verdict.complete && verdict.because.contains("not known"), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_disk_that_is_an_older_copy_does_not_count() {
+        let mut older = report("cp1", 5, 800);
+        older.data[0].suspect = "its log reached index 900 before".into();
+        let verdict = compare(&[older.clone(), report("cp2", 5, 100)]);
+        assert_eq!((verdict.survivor.as_deref(), verdict.complete), (Some("cp1"), false), "{verdict:?}");
+        assert!(verdict.words().contains("index 900 before"));
+        assert!(compare(&[older, report("cp2", 5, 100), report("cp3", 5, 100)]).complete);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What lies on one node.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use etcd_operator_etcd::wal;
 use etcd_operator_keeper::ask::{Answer, ask};
-use etcd_operator_keeper::contract::{Order, Paths, State};
+use etcd_operator_keeper::contract::{Held, Order, Paths, State};
 use etcd_operator_keeper::files::{Found, read};
 use etcd_operator_keeper::identity;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,12 @@ pub struct Data {
     pub last_index: u64,
     /// Commit index that was saved: a lower bound, and no measure of what was acknowledged.
     pub commit: u64,
+    /// Who votes, as the log says: as far as it is known to be committed, and after each change that follows. IDs of 16 hex digits. Empty = it does not say.
+    #[serde(default)]
+    pub voters: Vec<Vec<String>>,
+    /// Why it may lack what it once had; it can be recovered from all the same.
+    #[serde(default)]
+    pub suspect: String,
     /// Size of the database.
     pub db_mib: u64,
     /// What is wrong with it.
@@ -159,7 +166,9 @@ pub async fn inspect(paths: &Paths, node: &str, namespace: &str, cluster: &str) 
         (report.cluster_id, report.member_id) = (owner.cluster.to_string(), owner.member.to_string());
         report.removed = state.removed.contains(&report.member_id);
     }
-    report.lineage = state.order_lineage.max(state.identity.as_ref().map_or(0, |identity| identity.lineage));
+    let lineages =
+        [state.order_lineage, state.identity.as_ref().map_or(0, |i| i.lineage), order.as_ref().map_or(0, |o| o.lineage)];
+    report.lineage = lineages.into_iter().max().unwrap_or(0);
     if report.message.is_empty() {
         report.phase = format!("{:?}", state.phase);
         report.reason.clone_from(&state.reason);
@@ -169,6 +178,7 @@ pub async fn inspect(paths: &Paths, node: &str, namespace: &str, cluster: &str) 
     report.endpoints.clone_from(&state.known_endpoints);
     let own_name = order.as_ref().map(|order| order.member_name.clone());
     if let Some(order) = &order {
+        report.endpoints.extend(order.ask.iter().cloned());
         report.endpoints.push(order.etcd.client_url.clone());
         report.endpoints.sort();
         report.endpoints.dedup();
@@ -180,11 +190,11 @@ pub async fn inspect(paths: &Paths, node: &str, namespace: &str, cluster: &str) 
         },
         None => report.no_quorum = "this node does not know of which etcd cluster it is".into(),
     }
-    report.data = all_data(paths, own_name.as_deref(), &report)?;
+    report.data = all_data(paths, own_name.as_deref(), state.held.as_ref(), &report)?;
     Ok(report)
 }
 
-fn all_data(paths: &Paths, own_name: Option<&str>, report: &Report) -> Result<Vec<Data>, String> {
+fn all_data(paths: &Paths, own_name: Option<&str>, held: Option<&Held>, report: &Report) -> Result<Vec<Data>, String> {
     let entries = match std::fs::read_dir(&paths.data) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|error| format!("{}: {error}", paths.data.display()))?,
@@ -205,6 +215,9 @@ fn all_data(paths: &Paths, own_name: Option<&str>, report: &Report) -> Result<Ve
             data.problem =
                 format!("its log is of member {} of cluster {}, and this node's is another", data.member_id, data.cluster_id);
         }
+        if let Some(held) = held.filter(|held| held.member == data.member_id && data.last_index < held.index) {
+            data.suspect = format!("its log reached index {} before: the disk is an older copy, or was cut short", held.index);
+        }
         data.name = name;
         all.push(data);
     }
@@ -219,13 +232,55 @@ fn data(dir: &Path) -> Data {
         Ok(wal::DataDir::Damaged(damage)) => data.problem = damage.to_string(),
         Ok(wal::DataDir::Intact(owner)) => {
             (data.cluster_id, data.member_id) = (owner.cluster.to_string(), owner.member.to_string());
-            match wal::reach(&dir.join("member/wal")) {
-                Ok(reach) => (data.last_term, data.last_index, data.commit) = (reach.last_term, reach.last_index, reach.commit),
+            let wal_dir = dir.join("member/wal");
+            match wal::reach(&wal_dir).and_then(|reach| Ok((reach, wal::history(&wal_dir)?))) {
+                Ok((reach, history)) => {
+                    (data.last_term, data.last_index, data.commit) = (reach.last_term, reach.last_index, reach.commit);
+                    data.voters = history.voters.iter().map(|all| all.iter().map(ToString::to_string).collect()).collect();
+                    if history.damaged {
+                        data.suspect = "its log breaks off, and something follows that cannot be read".into();
+                    }
+                    if reach.commit > reach.last_index {
+                        data.problem =
+                            format!("its log ends at index {}, and says that {} was committed", reach.last_index, reach.commit);
+                    }
+                }
                 Err(error) => data.problem = error.to_string(),
+            }
+            if let (true, Err(why)) = (data.problem.is_empty(), database(&dir.join("member/snap/db"))) {
+                data.problem = format!("its database {why}");
             }
         }
         Err(error) => data.problem = format!("it cannot be read: {error}"),
     }
     data.db_mib = std::fs::metadata(dir.join("member/snap/db")).map_or(0, |db| db.len() >> 20);
     data
+}
+
+/// Whether a file is a bbolt database as far as its head tells: one of its two meta pages is whole, and the file reaches as far as that says.
+fn database(path: &Path) -> Result<(), String> {
+    const MAGIC: u32 = 0xed0c_daed;
+    // Where bbolt has the second one depends on the size of its pages.
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let length = file.metadata().map_err(|error| format!("cannot be read: {error}"))?.len();
+    file.take(128 << 10).read_to_end(&mut head).map_err(|error| format!("cannot be read: {error}"))?;
+    let whole = (0..=16)
+        .map(|page| if page == 0 { 0 } else { 2048 << (page - 1) })
+        .filter_map(|at| head.get(at + 16..at + 80))
+        .find_map(|meta| {
+            let number = |at: usize| meta.get(at..at + 8).and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
+            let short = |at: usize| meta.get(at..at + 4).and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
+            let sum = meta
+                .get(..56)?
+                .iter()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+            // magic, version, page size, flags, root (16), free list, high-water mark, transaction, checksum
+            (short(0)? == MAGIC && number(56)? == sum).then_some(u64::from(short(8)?).saturating_mul(number(40)?))
+        });
+    match whole {
+        Some(reaches) if reaches <= length => Ok(()),
+        Some(reaches) => Err(format!("was cut short: it has {length} of {reaches} bytes")),
+        None => Err("has no head that can be read".into()),
+    }
 }

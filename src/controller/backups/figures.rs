@@ -78,7 +78,10 @@ fn due(backup: &EtcdBackup) -> Option<f64> {
     if spec.suspend {
         return None;
     }
-    let success = backup.status.as_ref().and_then(|status| clock::parse_rfc3339(status.last_success_date.as_deref()?));
+    // A node's clock may be a little behind: what it took was for then at least.
+    let status = backup.status.as_ref();
+    let taken = status.and_then(|status| clock::parse_rfc3339(status.last_success_date.as_deref()?));
+    let success = taken.max(past.last_ms.filter(|_| past.succeeded));
     let due_ms = match schedule::parse(spec.backup_policy.as_ref()) {
         Ok(schedule) => schedule.first_after(past.created_ms, success)?,
         // None is ever taken.
@@ -117,6 +120,8 @@ mod tests {
         };
         backup.status = Some(taken.clone());
         assert_eq!((due(&backup), last(&backup)), (Some(4601.0), Some(1001.0)));
+        backup.status.as_mut().unwrap().last_success_date = at(999);
+        assert_eq!(due(&backup), Some(4600.0), "by a clock that is behind");
         // However often it is tried in vain.
         backup.status = Some(EtcdBackupStatus { succeeded: false, last_execution_date: at(900_000), ..taken });
         assert_eq!(due(&backup), Some(4601.0));

@@ -41,10 +41,12 @@ const REMOTE_LOOK: Duration = Duration::from_secs(2);
 const TIMEOUT_S: i64 = 600;
 /// Backups that each node keeps where the policy does not say: its disk is etcd's, too.
 const KEPT_ON_NODES: u32 = 10;
+/// How long one that is too many waits.
+const TURN: Duration = Duration::from_secs(10);
 /// Orders that one node has at the same time.
 const ORDERS: usize = 32;
-/// How long a run waits for a pass over its cluster, ms.
-const FIRST_PASS_MS: u64 = 120_000;
+/// How long a run waits for this process's first pass over its cluster.
+const FIRST_PASS: Duration = Duration::from_secs(120);
 /// Longest message in a status.
 const WORDS: usize = 1024;
 
@@ -63,20 +65,17 @@ pub enum Reason {
     NoHealthyMember,
     /// An agent did not answer.
     AgentSilent,
-    /// The controller that took it does not lead any more.
-    LeaseLost,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Verified,
         Self::FewerCopies,
         Self::ScheduleInvalid,
         Self::ClusterNotFound,
         Self::NoHealthyMember,
         Self::AgentSilent,
-        Self::LeaseLost,
     ];
 }
 
@@ -193,7 +192,8 @@ impl Pass<'_> {
             }
             Next::Order(node) => {
                 if let Some(member) = member_on(&members, &node) {
-                    self.order(member, run, timeout_s).await?;
+                    let is_given = self.order(member, run, timeout_s).await?;
+                    return Ok(if is_given { NEXT_STEP } else { TURN });
                 }
                 Ok(NEXT_STEP)
             }
@@ -219,7 +219,7 @@ impl Pass<'_> {
             None => match self.begin_remotely(run, cluster, members, sources, status.failures).await {
                 Ok(true) => return Ok(REMOTE_LOOK),
                 // The cluster's certificates are not known yet: a pass over it comes first.
-                Ok(false) if is_recent(run, now_ms) => return Ok(AFTER_ERROR),
+                Ok(false) if runs.waited(&run.id) < FIRST_PASS => return Ok(AFTER_ERROR),
                 Ok(false) => Err((Reason::NoHealthyMember.to_string(), self.no_member())),
                 Err(failure) => Err(failure),
             },
@@ -293,8 +293,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Orders a backup of a member. Orders that are carried out, or whose EtcdBackup is gone, go with the same write.
-    async fn order(&self, member: &EtcdMember, run: &Run, timeout_s: i64) -> Result<(), ControllerError> {
+    /// Orders a backup of a member, if it has not too many already. Orders that are carried out, or whose EtcdBackup is gone, go with the same write.
+    async fn order(&self, member: &EtcdMember, run: &Run, timeout_s: i64) -> Result<bool, ControllerError> {
         let policy = self.backup.spec.backup_policy.clone().unwrap_or_default();
         let order = BackupOrder {
             name: self.backup.name_any(),
@@ -315,7 +315,8 @@ impl Pass<'_> {
                 spec.backups.push(order.clone());
             }
         };
-        members::change(self.context, member, edit).await.map(drop)
+        let changed = members::change(self.context, member, edit).await?;
+        Ok(changed.spec.backups.contains(&order))
     }
 
     fn timeout_s(&self) -> i64 {
@@ -422,12 +423,6 @@ impl Pass<'_> {
 /// The one that carries a member: boot's stands for the same node.
 fn member_on<'a>(members: &'a [EtcdMember], node: &str) -> Option<&'a EtcdMember> {
     members.iter().find(|m| m.spec.node_name == node && m.spec.role == Role::Member)
-}
-
-/// Whether a run was begun just now.
-fn is_recent(run: &Run, now_ms: u64) -> bool {
-    let asked = run.asked.as_deref().and_then(clock::parse_rfc3339).unwrap_or(0);
-    now_ms.abs_diff(asked) < FIRST_PASS_MS
 }
 
 fn until(at_ms: u64, now_ms: u64) -> Duration {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use etcd_operator_api::EtcdBackup;
 use etcd_operator_api::backup::S3Store;
 use etcd_operator_api::member::BackupTaken;
-use etcd_operator_backup::{self as backup, Credentials, Keep, NoLimit, Order, Progress, S3, Store, Whose};
+use etcd_operator_backup::{self as backup, Credentials, Keep, Order, Progress, Room, S3, Store, Whose};
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::Dial;
 use jiff::Timestamp;
@@ -36,6 +36,8 @@ pub(crate) enum Run {
 pub(crate) struct Runs {
     runs: Arc<Mutex<HashMap<String, Run>>>,
     tasks: Mutex<JoinSet<()>>,
+    /// Runs that could not be begun, and since when they are known.
+    seen: Mutex<HashMap<String, clock::Instant>>,
     /// One at a time: each holds some 30 MiB.
     turn: Turn,
 }
@@ -62,6 +64,12 @@ impl Runs {
     /// Its end is written down elsewhere.
     pub(crate) fn forget(&self, id: &str) {
         lock(&self.runs).remove(id);
+        lock(&self.seen).remove(id);
+    }
+
+    /// For how long this process has known of a run that it could not begin yet.
+    pub(crate) fn waited(&self, id: &str) -> Duration {
+        lock(&self.seen).entry(id.to_owned()).or_insert_with(clock::instant).elapsed()
     }
 
     /// Begins one.
@@ -73,8 +81,11 @@ impl Runs {
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             let outcome = work.run(turn).await;
-            if let Some(place) = lock(&runs).get_mut(&id) {
-                *place = Run::Over(outcome);
+            let mut runs = lock(&runs);
+            match outcome {
+                Some(outcome) => drop(runs.insert(id, Run::Over(outcome))),
+                // Whoever leads begins it anew.
+                None => drop(runs.remove(&id)),
             }
         });
     }
@@ -95,36 +106,36 @@ pub(crate) struct Work {
     pub(crate) lease: Claim,
 }
 
-/// How often it is looked at whether this replica still leads.
-const LEADS: Duration = Duration::from_secs(5);
-
 impl Work {
-    async fn run(self, turn: Arc<Semaphore>) -> Result<BackupTaken, Failure> {
-        let lost = async {
-            while self.lease.may_act() {
-                clock::sleep(LEADS).await;
-            }
-        };
-        let taken = async {
-            let _turn = turn.acquire().await;
-            self.take().await
-        };
-        tokio::select! {
-            taken = taken => taken,
-            () = lost => Err((super::Reason::LeaseLost.to_string(), "this replica does not lead any more".to_owned())),
+    /// `None` where this replica does not lead any more.
+    async fn run(self, turn: Arc<Semaphore>) -> Option<Result<BackupTaken, Failure>> {
+        let _turn = turn.acquire().await;
+        if !self.lease.may_act() {
+            return None;
         }
+        let taken = self.take().await;
+        self.lease.may_act().then_some(taken)
     }
 
     async fn take(&self) -> Result<BackupTaken, Failure> {
         let failed = |error: backup::Error| (error.reason().word().to_owned(), error.to_string());
         let now = || Timestamp::from_millisecond(i64::try_from(clock::now_ms()).unwrap_or(i64::MAX)).unwrap_or_default();
         let etcd = self.dial.etcd(&self.endpoint, &self.tls).await.map_err(|error| failed(error.into()))?;
-        let progress = Progress::default();
-        let taken = backup::take(etcd.as_ref(), &self.store, &NoLimit, &self.order, now(), &progress);
+        let (progress, leads) = (Progress::default(), Leads(&self.lease));
+        let taken = backup::take(etcd.as_ref(), &self.store, &leads, &self.order, now(), &progress);
         let taken = taken.await.map_err(failed)?;
         let whose = Whose { backup: &self.order.backup, cluster_id: Some(&taken.manifest.cluster_id) };
         let kept = backup::clear(&self.store, whose, self.keep, Some(&taken.name), now()).await;
         Ok(etcd_operator_agent::backup_report(format!("{}/{}", self.shown, taken.name.data()), &taken, kept))
+    }
+}
+
+/// Nothing more is written by whoever does not lead any more: the writer then takes back what it has begun.
+struct Leads<'a>(&'a Claim);
+
+impl Room for Leads<'_> {
+    fn check(&self, _: u64) -> Result<(), String> {
+        if self.0.may_act() { Ok(()) } else { Err("this replica does not lead any more".into()) }
     }
 }
 
