@@ -61,7 +61,7 @@ pub async fn take(
     if let Some(there) = timeout_at(until, place.of_run(&order.id)).await.map_err(late)?? {
         return Ok(there);
     }
-    let status = fit(etcd, order).await?;
+    let status = timeout_at(until, fit(etcd, order)).await.map_err(late)??;
     let db_size = u64::try_from(status.db_size).unwrap_or(0);
     room.check(db_size).map_err(Error::Room)?;
     progress.begin(db_size);
