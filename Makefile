@@ -56,6 +56,7 @@ bench: build ## The operator's pivot beside the same by hand
 	@BED=$(BED) tests/bench/run.sh
 
 bench-backup: packages ## Backups beside the same by hand; GB=4
+	@tests/packages.sh zstd time
 	@tests/bench/backup.sh
 
 mutants: ## Mutation tests of the planner and of the keeper's start table; needs cargo-mutants

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that the build and the tests need, and says which. Go and Rust are the reader's own.
+# Installs the Debian packages that the build and the tests need, and those that are named, and says which. Go and Rust are the reader's own.
 set -euo pipefail
 # libprotobuf-dev: google/protobuf/*.proto, which protobuf-compiler only recommends.
-packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev containerd runc haproxy iptables iproute2 containernetworking-plugins conntrack curl jq openssl socat util-linux procps)
+packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev containerd runc haproxy iptables iproute2 containernetworking-plugins conntrack curl jq openssl socat util-linux procps "$@")
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null | grep -qx installed || missing+=("$package")
