@@ -1,5 +1,6 @@
-//! EtcdBackups: whether a run is due, which nodes it asks, and what came of it. The agents take the backups; nothing here touches etcd, so
-//! that whatever goes wrong with a backup keeps no cluster from being managed.
+//! EtcdBackups: whether a run is due, which nodes it asks, and what came of it. Agents take the backups that stay on nodes, a task of this process
+//! those that go into a bucket (`remote.rs`); none of it is part of a pass over a cluster, so that whatever goes wrong with a backup keeps no cluster
+//! from being managed.
 
 mod decide;
 mod figures;
