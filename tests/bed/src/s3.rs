@@ -58,7 +58,10 @@ impl Server {
     pub fn start(&mut self) {
         let bin = std::env::var("S3_BIN").expect("S3_BIN: the folder that tests/bed/go/build.sh s3 prints");
         let log = std::fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let process = Command::new(Path::new(&bin).join("versitygw"))
+        // It ends with the thread that began it, whatever ends that.
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(Path::new(&bin).join("versitygw"))
             .args(["--access", ID, "--secret", SECRET, "--region", "us-east-1", "--quiet", "--port", &self.address])
             .arg("--cert")
             .arg(self.path("tls.crt"))
