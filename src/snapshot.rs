@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use etcd_operator_backup::{Backup, DiskRoom, Listed, Manifest, Name, Order, Progress, Proven, Store, prove, take};
+use etcd_operator_backup::{Backup, DiskRoom, Listed, Manifest, Name, Order, Progress, Proven, Store, prove, take, timestamp};
 use etcd_operator_etcd::client::{EtcdClient, Tls};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::cli::{block_on, fail};
@@ -117,10 +116,6 @@ pub fn main(args: SnapshotArgs) -> ExitCode {
     if code == ExitCode::SUCCESS && !all_whole { fail("not all of it is whole") } else { code }
 }
 
-fn now() -> Timestamp {
-    Timestamp::from_millisecond(i64::try_from(clock::now_ms()).unwrap_or(i64::MAX)).unwrap_or_default()
-}
-
 async fn save(args: &Save) -> Result<(), String> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let tls = Tls { ca: read(&args.cacert)?, cert: read(&args.cert)?, key: read(&args.key)? };
@@ -137,7 +132,7 @@ async fn save(args: &Save) -> Result<(), String> {
     };
     let progress = Arc::new(Progress::default());
     let bar = tokio::spawn(show(Arc::clone(&progress)));
-    let taken = take(&client, &place, &DiskRoom::of(args.dir.clone(), 1), &order, now(), &progress).await;
+    let taken = take(&client, &place, &DiskRoom::of(args.dir.clone(), 1), &order, timestamp(clock::now_ms()), &progress).await;
     bar.abort();
     clear_line();
     let backup = taken.map_err(|error| error.to_string())?;

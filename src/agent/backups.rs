@@ -12,7 +12,6 @@ use etcd_operator_backup::{self as backup, Backup, DiskRoom, Error, Keep, Order,
 use etcd_operator_client::clock;
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::ids::ClusterId;
-use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::files;
@@ -90,7 +89,7 @@ fn work(agent: &Arc<Agent>, member: &EtcdMember, order: &BackupOrder) -> Option<
         agent: Arc::clone(agent),
         order: order.clone(),
         cluster: spec.cluster_name.clone(),
-        cluster_id: seat.order.cluster_id.as_deref().and_then(|id| u64::from_str_radix(id, 16).ok()).map(ClusterId),
+        cluster_id: seat.order.cluster_id.as_deref().and_then(|id| id.parse().ok()),
         lineage: spec.lineage,
         endpoint: seat.order.client_url.clone(),
         pki: paths.pki(),
@@ -119,11 +118,8 @@ impl Work {
         let tls = Tls::read(&self.pki).map_err(|error| files_failed(format!("no client certificate yet: {error}")))?;
         let client = self.agent.host.dial().etcd(&self.endpoint, &tls).await.map_err(|error| failed(error.into()))?;
         let place = Store::directory(&self.dir).map_err(failed)?;
-        let now = || Timestamp::from_millisecond(i64::try_from(clock::now_ms()).unwrap_or(i64::MAX)).unwrap_or_default();
-        let keep = Keep {
-            count: usize::try_from(self.order.keep).unwrap_or(usize::MAX),
-            age: u64::try_from(self.order.max_age_seconds).ok().filter(|s| *s > 0).map(Duration::from_secs),
-        };
+        let now = || backup::timestamp(clock::now_ms());
+        let keep = Keep::of(usize::try_from(self.order.keep).unwrap_or(usize::MAX), self.order.max_age_seconds);
         // Nobody else writes here: what is unfinished is what an agent left that was killed, and takes room.
         let whose = Whose { backup: &self.order.name, cluster_id: None };
         backup::clear(&place, whose, Keep::default(), None, now()).await.map_err(failed)?;

@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+pub(crate) use etcd_operator_etcd::snapshot::hex;
+
 use crate::problem::Problem;
 
 /// Keys and everything that may hold secrets.
@@ -169,11 +171,6 @@ pub(crate) fn random_hex(bytes: usize) -> Result<String, Problem> {
         .and_then(|mut file| file.read_exact(&mut buffer))
         .map_err(|error| Problem::file("read", source, &error))?;
     Ok(hex(&buffer))
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

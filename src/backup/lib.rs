@@ -13,7 +13,7 @@ mod stream;
 mod take;
 
 pub use error::{Error, Reason};
-pub use manifest::{FORMAT, Manifest, Name, hex_id};
+pub use manifest::{FORMAT, Manifest, Name, timestamp};
 pub use retain::Keep;
 pub use room::{DiskRoom, NoLimit, Room};
 pub use s3::{Credentials, S3};

@@ -1,6 +1,5 @@
 //! What is known of a backup: written last, it is what makes a backup of the object beside it.
 
-use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -136,10 +135,10 @@ impl Manifest {
     }
 }
 
-/// 16 hex digits of an ID.
+/// A time in ms since 1970.
 #[must_use]
-pub fn hex_id(cluster: ClusterId, member: MemberId) -> (String, String) {
-    (format!("{:016x}", cluster.0), format!("{:016x}", member.0))
+pub fn timestamp(ms: u64) -> Timestamp {
+    Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX)).unwrap_or_default()
 }
 
 #[cfg(test)]

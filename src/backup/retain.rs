@@ -16,6 +16,14 @@ pub struct Keep {
     pub age: Option<Duration>,
 }
 
+impl Keep {
+    /// As a spec has it: 0 seconds or less = any age.
+    #[must_use]
+    pub fn of(count: usize, age_seconds: i64) -> Self {
+        Self { count, age: u64::try_from(age_seconds).ok().filter(|s| *s > 0).map(Duration::from_secs) }
+    }
+}
+
 /// Names of what is more than wanted, the oldest first. The newest of each etcd cluster is never among them: after a recovery the newest of the
 /// cluster before it is the last that has that data. Nor is
 /// `spare`, which was taken just now, whatever its name says: the clock may have been ahead when others were.

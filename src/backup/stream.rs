@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use async_compression::tokio::bufread::ZstdDecoder;
 use async_compression::zstd::DParameter;
-use etcd_operator_etcd::snapshot::TrailingDigest;
+use etcd_operator_etcd::snapshot::{TrailingDigest, hex};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf};
 
@@ -211,12 +211,4 @@ fn broken(error: std::io::Error) -> Error {
         return of_io("reading broke off", &error);
     }
     Error::Damaged(format!("it cannot be read to its end: {error}"))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{Error, of_io};
-use crate::manifest::{FORMAT, Manifest, Name, hex_id};
+use crate::manifest::{FORMAT, Manifest, Name};
 use crate::retain::{Keep, surplus};
 use crate::room::Room;
 use crate::store::{Backup, Store};
@@ -102,14 +102,13 @@ pub async fn take(
     };
     let committed = match finished {
         Ok((snapshot, bytes, sha256)) => {
-            let (cluster_id, member_id) = hex_id(status.cluster_id, status.member_id);
             let manifest = Manifest {
                 format: FORMAT,
                 backup: order.backup.clone(),
                 id: order.id.clone(),
                 cluster: order.cluster.clone(),
-                cluster_id,
-                member_id,
+                cluster_id: status.cluster_id.to_string(),
+                member_id: status.member_id.to_string(),
                 lineage: order.lineage,
                 etcd_version: status.version,
                 revision: status.revision,

@@ -34,10 +34,16 @@ impl TrailingDigest {
     pub fn finish(self) -> Result<(u64, String), String> {
         let digest = self.hasher.finalize();
         if self.held.as_slice() == digest.as_slice() {
-            return Ok((self.bytes, digest.iter().map(|b| format!("{b:02x}")).collect()));
+            return Ok((self.bytes, hex(&digest)));
         }
         Err(format!("{} bytes arrived and their SHA-256 is not the one at their end: cut short or damaged", self.bytes))
     }
+}
+
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ use etcd_operator_api::condition::{self, Condition};
 use etcd_operator_api::member::{BackupOrder, EtcdMember, Role};
 use etcd_operator_api::{EtcdBackup, EtcdBackupStatus, EtcdCluster};
 use etcd_operator_client::watch_config;
-use etcd_operator_etcd::ids::ClusterId;
 use futures::StreamExt as _;
 use kube::api::{ListParams, PostParams};
 use kube::runtime::controller::Action;
@@ -169,6 +168,12 @@ impl Pass<'_> {
     /// A run is under way.
     async fn go_on(&self, run: &Run, status: &EtcdBackupStatus, now_ms: u64) -> Result<Duration, ControllerError> {
         let spec = &self.backup.spec;
+        let is_remote = spec.storage_type == StorageType::S3;
+        let known = self.context.remote.look(&run.id).filter(|_| is_remote);
+        // Seen every 2 s: nothing else has to be read for that.
+        if matches!(known, Some(remote::Run::UnderWay)) {
+            return Ok(REMOTE_LOOK);
+        }
         let clusters = self.context.clusters();
         let cluster = clusters.get_opt(&spec.cluster_name).await.map_err(api_error("reading an EtcdCluster"))?;
         let Some(cluster) = cluster else {
@@ -177,10 +182,10 @@ impl Pass<'_> {
         };
         let of_cluster = ListParams::default().labels(&format!("{CLUSTER_LABEL}={}", spec.cluster_name));
         let members = self.context.members().list(&of_cluster).await.map_err(api_error("listing EtcdMembers"))?.items;
-        let sources = sources(&cluster, &members, &self.backup.name_any());
-        if spec.storage_type == StorageType::S3 {
-            return self.go_on_remotely(run, status, &cluster, &members, &sources, now_ms).await;
+        if is_remote {
+            return self.go_on_remotely(run, status, &cluster, &members, known, now_ms).await;
         }
+        let sources = sources(&cluster, &members, &self.backup.name_any());
         let timeout_s = self.timeout_s();
         let timeout_ms = u64::try_from(timeout_s).unwrap_or(0).saturating_mul(1000);
         let asked_ms = run.asked.as_deref().and_then(clock::parse_rfc3339);
@@ -210,14 +215,14 @@ impl Pass<'_> {
         status: &EtcdBackupStatus,
         cluster: &EtcdCluster,
         members: &[EtcdMember],
-        sources: &[Source],
+        known: Option<remote::Run>,
         now_ms: u64,
     ) -> Result<Duration, ControllerError> {
         let runs = &self.context.remote;
-        let outcome = match runs.look(&run.id) {
+        let outcome = match known {
             Some(remote::Run::UnderWay) => return Ok(REMOTE_LOOK),
             Some(remote::Run::Over(outcome)) => outcome,
-            None => match self.begin_remotely(run, cluster, members, sources, status.failures).await {
+            None => match self.begin_remotely(run, cluster, members, status.failures).await {
                 Ok(true) => return Ok(REMOTE_LOOK),
                 // The cluster's certificates are not known yet: a pass over it comes first.
                 Ok(false) if runs.waited(&run.id) < FIRST_PASS => return Ok(AFTER_ERROR),
@@ -240,10 +245,10 @@ impl Pass<'_> {
         run: &Run,
         cluster: &EtcdCluster,
         members: &[EtcdMember],
-        sources: &[Source],
         failures: i64,
     ) -> Result<bool, remote::Failure> {
-        let Some(source) = decide::best(sources, failures) else {
+        let sources = sources(cluster, members, &self.backup.name_any());
+        let Some(source) = decide::best(&sources, failures) else {
             return Err((Reason::NoHealthyMember.to_string(), self.no_member()));
         };
         let member = member_on(members, &source.node);
@@ -267,16 +272,16 @@ impl Pass<'_> {
                 backup: self.backup.name_any(),
                 id: run.id.clone(),
                 cluster: self.backup.spec.cluster_name.clone(),
-                cluster_id: cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok()).map(ClusterId),
+                cluster_id: cluster_id.and_then(|id| id.parse().ok()),
                 lineage: member.spec.lineage,
                 limit: Duration::from_secs(u64::try_from(self.timeout_s()).unwrap_or(0)),
                 operator_version: env!("CARGO_PKG_VERSION").to_owned(),
             },
             lease: self.context.lease.clone(),
-            keep: etcd_operator_backup::Keep {
-                count: policy.max_backups.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
-                age: policy.max_age_in_second.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs),
-            },
+            keep: etcd_operator_backup::Keep::of(
+                policy.max_backups.and_then(|n| usize::try_from(n).ok()).unwrap_or(0),
+                policy.max_age_in_second.unwrap_or(0),
+            ),
         });
         Ok(true)
     }

@@ -11,7 +11,6 @@ use etcd_operator_api::member::BackupTaken;
 use etcd_operator_backup::{self as backup, Credentials, Keep, Order, Progress, Room, S3, Store, Whose};
 use etcd_operator_etcd::client::Tls;
 use etcd_operator_etcd::dial::Dial;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use tokio::sync::Semaphore;
@@ -119,7 +118,7 @@ impl Work {
 
     async fn take(&self) -> Result<BackupTaken, Failure> {
         let failed = |error: backup::Error| (error.reason().word().to_owned(), error.to_string());
-        let now = || Timestamp::from_millisecond(i64::try_from(clock::now_ms()).unwrap_or(i64::MAX)).unwrap_or_default();
+        let now = || backup::timestamp(clock::now_ms());
         let etcd = self.dial.etcd(&self.endpoint, &self.tls).await.map_err(|error| failed(error.into()))?;
         let (progress, leads) = (Progress::default(), Leads(&self.lease));
         let taken = backup::take(etcd.as_ref(), &self.store, &leads, &self.order, now(), &progress);
