@@ -36,11 +36,12 @@ fn overwrite(file: &Path, old: &str, new: &str) {
     places.iter().for_each(|at| open.write_all_at(new.as_bytes(), *at as u64).unwrap());
 }
 
-/// Writes [`VALUE`], until a member has it on disk: etcd writes to its database every 100 ms.
+/// Writes [`VALUE`], until a member has it on disk: etcd writes to its database every 100 ms, and where that grows waits for whatever else the file
+/// system has to write, which its log does not.
 fn written(bed: &Bed, through: &Node, node: &Node) {
     bed.etcdctl(&through.client(), &["put", "key", VALUE]);
     let is_there = || fs::read(db(node)).unwrap().windows(VALUE.len()).any(|window| window == VALUE.as_bytes());
-    wait_for("the value on disk", String::new, || is_there().then_some(()));
+    common::wait_long(Duration::from_secs(120), "the value on disk", || node.log(), || is_there().then_some(()));
 }
 
 fn other() -> String {
