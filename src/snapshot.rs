@@ -213,39 +213,39 @@ fn manifest_beside(file: &Path) -> Result<Option<Manifest>, String> {
 }
 
 async fn get(args: &Get) -> Result<(), String> {
-    let out = &args.out;
+    let proven = make_plain(&args.backup, &args.out).await?;
+    println!("{}: {} bytes, SHA-256 of the database {}", args.out.display(), proven.db_bytes, proven.db_sha256);
+    Ok(())
+}
+
+/// Makes a plain snapshot of a backup, or of a plain one, and proves it on the way. It gets its name once it is whole and on the disk.
+pub(crate) async fn make_plain(backup: &Path, out: &Path) -> Result<Proven, String> {
     if out.exists() {
         return Err(format!("{} is there already: name another file", out.display()));
     }
-    let stored = tokio::fs::File::open(&args.backup).await.map_err(|error| format!("{}: {error}", args.backup.display()))?;
+    let stored = tokio::fs::File::open(backup).await.map_err(|error| format!("{}: {error}", backup.display()))?;
     let cannot = |error: std::io::Error| format!("{}: {error}", out.display());
-    // It gets its name once it is whole.
     let dir = out.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
     let temporary = out.with_extension("part");
     let mut file =
         tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).await.map_err(cannot)?;
     let written = async {
-        let proven = prove(stored, &mut file).await.map_err(|error| format!("{}: {error}", args.backup.display()))?;
-        if let Some(manifest) = manifest_beside(&args.backup)?
+        let proven = prove(stored, &mut file).await.map_err(|error| format!("{}: {error}", backup.display()))?;
+        if let Some(manifest) = manifest_beside(backup)?
             && manifest.db_sha256 != proven.db_sha256
         {
-            return Err(format!("{} is a whole snapshot, and not the one of its manifest", args.backup.display()));
+            return Err(format!("{} is a whole snapshot, and not the one of its manifest", backup.display()));
         }
         file.sync_all().await.map_err(cannot)?;
         std::fs::rename(&temporary, out).map_err(cannot)?;
         std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(cannot)?;
         Ok(proven)
     };
-    match written.await {
-        Ok(proven) => {
-            println!("{}: {} bytes, SHA-256 of the database {}", out.display(), proven.db_bytes, proven.db_sha256);
-            Ok(())
-        }
-        Err(why) => {
-            let _ = std::fs::remove_file(&temporary);
-            Err(why)
-        }
+    let written = written.await;
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
     }
+    written
 }
 
 /// One line of a table.

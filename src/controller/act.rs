@@ -199,11 +199,15 @@ fn next_generation(view: &View, member: &EtcdMember, node: &str) -> i64 {
 
 async fn unseat(context: &Context, view: &View, node: &NodeName) -> Result<(), ControllerError> {
     let (member, _) = seat_of(view, node)?;
-    // The seat stays in the spec as Candidate's history: its order says Stop, so that the keeper does not wait for ever for a join. What a
-    // member left goes into the archive, so that it neither runs nor lies in the way again.
+    take_seat(context, member, member.spec.lineage).await
+}
+
+/// The seat stays in the spec as Candidate's history: its order says Stop, so that the keeper does not wait for ever for a join. What a
+/// member left goes into the archive, so that it neither runs nor lies in the way again.
+pub(crate) async fn take_seat(context: &Context, member: &EtcdMember, lineage: i64) -> Result<(), ControllerError> {
     let archive = members::unique("archive");
     members::change(context, member, |spec| {
-        spec.role = Role::Candidate;
+        (spec.role, spec.lineage) = (Role::Candidate, lineage);
         if let Some(seat) = &mut spec.seat {
             seat.order.archive = seat.order.member_id.is_some().then(|| archive.clone());
             seat.order.sequence += 1;

@@ -15,7 +15,7 @@ use super::ControllerError;
 use super::memory::Memory;
 
 /// How long one round's reads may take.
-const READ_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(2);
 
 /// One round's reading.
 #[derive(Clone, Debug)]

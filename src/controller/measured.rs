@@ -69,6 +69,10 @@ impl Endpoint for MeasuredEndpoint {
         self.measure("Status", self.inner.status(limit))
     }
 
+    fn get<'a>(&'a self, key: &'a str, limit: Duration) -> Answer<'a, (ClusterId, Option<Vec<u8>>)> {
+        self.measure("Range", self.inner.get(key, limit))
+    }
+
     fn member_add_learner<'a>(&'a self, peer_url: &'a str) -> Answer<'a, MemberId> {
         self.measure("MemberAdd", self.inner.member_add_learner(peer_url))
     }

@@ -24,6 +24,7 @@ mod pods;
 mod preflight;
 mod progress;
 mod readdress;
+mod recovered;
 mod remove;
 mod retire;
 mod settings;

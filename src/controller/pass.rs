@@ -12,7 +12,7 @@ use super::memory::{Memory, Refused};
 use super::observe::{View, endpoints, observe, observed};
 use super::{
     Context, ControllerError, act, clients, corrupt, endpoints as published, etcd, figures, found, guards, losses, pods,
-    preflight, progress, readdress, retire, settings, status, structure,
+    preflight, progress, readdress, recovered, retire, settings, status, structure,
 };
 use crate::clock;
 use crate::telemetry::metrics;
@@ -67,6 +67,10 @@ pub(crate) async fn run(
     if !context.lease.is_held() {
         return Ok((Waits, Some(Duration::from_millis(plan::SLOW_LOOK_MS))));
     }
+    if recovered::adopt(context, &view, memory).await? {
+        memory.forget();
+        return Ok((Step, Some(AFTER_STEP)));
+    }
     progress::note(&view, memory, context.args.learner_patience_ms());
     if structure::sign(context, &view, memory).await? > 0 {
         return Ok((Step, Some(AFTER_STEP)));
@@ -74,6 +78,7 @@ pub(crate) async fn run(
     if !view.cluster.spec.paused
         && found::is_hosted(context.args.standalone, &view)
         && (found::ensure(context, &view, memory).await? > 0
+            || recovered::ensure(context, &view).await? > 0
             || structure::ensure(context, &view).await? > 0
             || losses::ensure(context, &view, memory).await? > 0
             || readdress::ensure(context, &view, memory).await? > 0

@@ -408,6 +408,11 @@ pub(crate) async fn event(context: &Context, view: &View, seen: &Observed, step:
     publish(context, &view.cluster, type_, reason.into(), note).await;
 }
 
+/// The cluster was recovered on a node.
+pub(crate) async fn recovered(context: &Context, object: &EtcdCluster, note: String) {
+    publish(context, object, EventType::Warning, "Recovered".into(), note).await;
+}
+
 /// The endpoints could not be published.
 pub(crate) async fn not_published(context: &Context, view: &View, memory: &mut Memory, error: &ControllerError) {
     let note = format!("{error}; {}", rights(view, "its ConfigMap"));

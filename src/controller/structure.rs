@@ -101,7 +101,7 @@ pub(crate) async fn sign(context: &Context, view: &View, memory: &mut Memory) ->
 }
 
 /// A member that etcd lists at one of these addresses and that is this node's by its name: where it is, its ID and its generation.
-fn there(view: &View, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, MemberId, i64)> {
+pub(crate) fn there(view: &View, node: &str, addresses: &[IpAddr]) -> Option<(IpAddr, MemberId, i64)> {
     let reading = view.etcd.as_ref().ok()?;
     addresses.iter().find_map(|ip| {
         let url = members::url(*ip, view.ports().peer);
@@ -141,7 +141,7 @@ async fn adopt(context: &Context, view: &View, member: &EtcdMember) -> Result<us
 }
 
 /// The order of a listed member, made anew, with a higher count than any that its node knows.
-async fn again(
+pub(crate) async fn again(
     context: &Context,
     view: &View,
     member: &EtcdMember,

@@ -25,6 +25,8 @@ pub trait Endpoint: Send + Sync {
     fn member_list(&self, limit: Duration) -> Answer<'_, Members>;
     /// What the member says of itself.
     fn status(&self, limit: Duration) -> Answer<'_, MemberStatus>;
+    /// A key's value, linearizable, and the cluster that gave it.
+    fn get<'a>(&'a self, key: &'a str, limit: Duration) -> Answer<'a, (ClusterId, Option<Vec<u8>>)>;
     /// MemberAdd as learner.
     fn member_add_learner<'a>(&'a self, peer_url: &'a str) -> Answer<'a, MemberId>;
     /// MemberPromote.
@@ -98,6 +100,10 @@ impl Endpoint for EtcdClient {
 
     fn status(&self, limit: Duration) -> Answer<'_, MemberStatus> {
         Box::pin(Self::status(self, limit))
+    }
+
+    fn get<'a>(&'a self, key: &'a str, limit: Duration) -> Answer<'a, (ClusterId, Option<Vec<u8>>)> {
+        Box::pin(Self::get(self, key, limit))
     }
 
     fn member_add_learner<'a>(&'a self, peer_url: &'a str) -> Answer<'a, MemberId> {

@@ -28,8 +28,10 @@ const CRC: i64 = 4;
 const SNAPSHOT: i64 = 5;
 
 mod history;
+mod settle;
 
 pub use history::{History, history};
+pub use settle::settle;
 
 /// What lies in a member's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,15 +22,7 @@ impl Writer {
         writer
     }
     fn frame(&mut self, record: &Record) {
-        let body = record.encode_to_vec();
-        let padding = (8 - body.len() % 8) % 8;
-        let mut word = body.len() as u64;
-        if padding != 0 {
-            word |= (0x80 | padding as u64) << 56;
-        }
-        self.bytes.extend(word.to_le_bytes());
-        self.bytes.extend(body);
-        self.bytes.extend(std::iter::repeat_n(0, padding));
+        self.bytes.extend(settle::frame(record));
     }
     fn record(&mut self, kind: i64, message: &impl Message) {
         let data = message.encode_to_vec();
@@ -203,6 +195,39 @@ fn empty_is_what_holds_no_file() {
     assert_eq!(classify(dir.path()).unwrap(), DataDir::Empty);
     fs::write(dir.path().join("member/snap/0000000000000002-0000000000000005.snap"), b"x").unwrap();
     assert!(matches!(classify(dir.path()).unwrap(), DataDir::Damaged(Damage::Strange(_))));
+}
+
+#[test]
+fn a_settled_log_has_all_of_its_entries_committed_and_nothing_torn_behind_them() {
+    let (first, second) = two_segments();
+    let written = second.len() - 512;
+    let whole = reach(&data_dir(&first, &second).path().join("member/wal")).unwrap();
+    for length in 0..=written {
+        let dir = data_dir(&first, &second[..length]);
+        let wal = dir.path().join("member/wal");
+        let Ok(before) = reach(&wal) else { continue };
+        match settle(&wal) {
+            // The segment breaks off in its head.
+            Err(WalError::Corrupt { .. }) => assert!(length < 64, "{length}"),
+            Err(error) => panic!("{length}: {error}"),
+            Ok(settled) => {
+                assert_eq!(settled, reach(&wal).unwrap(), "{length}");
+                assert_eq!((settled.last_term, settled.last_index), (before.last_term, before.last_index));
+                assert_eq!(settled.commit, settled.last_index);
+                assert!(settled.term >= settled.last_term && !settled.torn);
+            }
+        }
+    }
+    let dir = data_dir(&first, &second);
+    let wal = dir.path().join("member/wal");
+    assert_eq!(settle(&wal).unwrap(), Reach { commit: 2, ..whole });
+    // What was committed is not there: nothing to begin anew with.
+    let mut log = Writer::after(0);
+    log.entry(1, 1);
+    log.record(HARD_STATE, &HardState { term: 1, vote: 0xa1, commit: 2 });
+    let next = Writer::after(log.crc);
+    let dir = data_dir(&log.bytes, &next.bytes);
+    assert!(settle(&dir.path().join("member/wal")).is_err());
 }
 
 #[test]

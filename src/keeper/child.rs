@@ -188,6 +188,12 @@ impl Ended {
     pub fn is_success(self) -> bool {
         self.0.exit_status() == Some(0)
     }
+
+    /// Whether it ended as one that was told to, and has finished: etcd ends of the same signal then.
+    #[must_use]
+    pub fn is_as_told(self) -> bool {
+        self.is_success() || self.0.terminating_signal() == Some(Signal::TERM.as_raw())
+    }
 }
 
 impl std::fmt::Display for Ended {

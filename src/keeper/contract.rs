@@ -147,6 +147,73 @@ pub enum PermissionKind {
     Bootstrap,
 }
 
+/// What a human orders on a node whose cluster has no quorum any more. It beats the order, which is of the life of the cluster before. Writer: `etcd-operator recover`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// Format of this file, see [`FORMAT`].
+    pub format: u32,
+    /// Unique ID; done with once it stands in [`State::consumed`]. Also the token of the new cluster.
+    pub id: String,
+    /// The life of the cluster that begins with it: higher than any that this node knows.
+    pub lineage: u64,
+    /// From what.
+    pub from: Source,
+}
+
+/// From what a cluster is recovered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A new cluster of one member, from the snapshot [`Paths::snapshot_to_recover`].
+    Snapshot,
+    /// A new cluster of one member, from the data of this node's member, its log up to the last entry.
+    #[serde(rename_all = "camelCase")]
+    Survivor {
+        /// Whose data was looked at, hex.
+        member: String,
+        /// Term of its last entry.
+        last_term: u64,
+        /// Index of its last entry.
+        last_index: u64,
+    },
+    /// Nothing: another node is recovered. This one gives its member up and waits for an order of the new life.
+    Retire,
+}
+
+/// What became of a recovery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryState {
+    /// Its ID.
+    pub id: String,
+    /// The life of the cluster that begins with it.
+    pub lineage: u64,
+    /// How far it is.
+    pub step: RecoveryStep,
+    /// What is done at the moment, or why it failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Cluster IDs (hex) that it ends: their members must not start any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<String>,
+    /// Whether that stands in the new cluster itself.
+    #[serde(default)]
+    pub is_recorded: bool,
+}
+
+/// How far a recovery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecoveryStep {
+    /// The new data is being made. The old data is where it was.
+    Building,
+    /// The new data is whole; it is put in the place of the old, which goes into the archive.
+    Switching,
+    /// The node is of the new life.
+    Done,
+    /// Nothing was changed, and the old data is where it was.
+    Failed,
+}
+
 /// What the keeper knows and did. Writer: the keeper.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -197,6 +264,10 @@ pub struct State {
     pub file_system: Option<String>,
     /// A removal under way.
     pub drain: Option<DrainState>,
+    /// The record of a recovery that ended the life of this node's cluster, once it was seen: it counts also where nobody can be asked any more.
+    pub ended_by: Option<crate::lineage::Record>,
+    /// The last recovery on this node.
+    pub recovery: Option<RecoveryState>,
     /// What the pod was made from, as its environment says ([`KEEPER_POD`]).
     pub pod: Option<String>,
     /// SHA-256 (hex) of the binary that runs as the keeper; `None` until it has read itself.
@@ -343,6 +414,21 @@ impl Paths {
     #[must_use]
     pub fn order(&self) -> PathBuf {
         self.dir.join("order.json")
+    }
+    /// What a human orders without a controller.
+    #[must_use]
+    pub fn recovery_order(&self) -> PathBuf {
+        self.dir.join("recover.json")
+    }
+    /// Where the data of a recovery is made; on the file system of the data. Nothing in it is of any member.
+    #[must_use]
+    pub fn recovery(&self) -> PathBuf {
+        self.data.join(".recovery")
+    }
+    /// The snapshot that [`Source::Snapshot`] means. Writer: `etcd-operator recover`.
+    #[must_use]
+    pub fn snapshot_to_recover(&self, id: &str) -> PathBuf {
+        self.recovery().join(format!("{id}.db"))
     }
     /// The keeper's state.
     #[must_use]

@@ -4,14 +4,21 @@
 use std::fs;
 
 use etcd_operator_etcd::client::Members;
+use etcd_operator_etcd::ids::ClusterId;
 use etcd_operator_etcd::wal::{self, DataDir};
 
 use crate::contract::Paths;
 use crate::disk;
+use crate::lineage::Record;
 
-/// Moves into the archive what belongs to a member that this very cluster does not list any more. Everything else stays where it is: another
-/// cluster's data, damaged data, what cannot be moved. Nothing depends on it.
-pub fn archive(paths: &Paths, own: &str, members: &Members, limit: u64) {
+/// Moves into the archive what belongs to a member that this very cluster does not list any more, or to one of its life before a recovery, of which it
+/// says itself that it is over. Everything else stays where it is: another cluster's data, damaged data, what cannot be moved. Nothing depends on it.
+pub fn archive(paths: &Paths, own: &str, members: &Members, ended_by: Option<&Record>, limit: u64) {
+    let is_over = |cluster: ClusterId| {
+        ended_by.is_some_and(|record| {
+            record.cluster_id == members.cluster_id.to_string() && record.supersedes.contains(&cluster.to_string())
+        })
+    };
     let entries = match fs::read_dir(&paths.data) {
         Ok(entries) => entries,
         Err(error) => {
@@ -23,7 +30,8 @@ pub fn archive(paths: &Paths, own: &str, members: &Members, limit: u64) {
         let (name, path) = (entry.file_name(), entry.path());
         let Some(name) = name.to_str().filter(|name| *name != own && path != paths.archive()) else { continue };
         let Ok(DataDir::Intact(owner)) = wal::classify(&path) else { continue };
-        if owner.cluster != members.cluster_id || members.members.iter().any(|m| m.id == owner.member) {
+        let is_removed = owner.cluster == members.cluster_id && members.members.iter().all(|m| m.id != owner.member);
+        if !is_removed && !is_over(owner.cluster) {
             continue;
         }
         match disk::archive(paths, name, limit) {

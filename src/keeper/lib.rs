@@ -6,9 +6,8 @@
 //! - [`start`] and [`running`]: etcd as a child. [`drain`]: how a living member is removed.
 //! - [`hand_over`] and [`take_over`]: another keeper in the place of this one, while etcd runs on.
 //! - [`prove`]: the proof of an image, in a pod of its own.
-//! - [`contract`]: the files it shares with the agent.
-//!
-//! Place left for what comes later: the `recover` journal, which beats the order while it is open (`order.rs`, `identity.rs`).
+//! - [`recover`] and [`rebuild`]: a recovery that a human orders on the node. [`lineage`]: how members of the life before learn of it.
+//! - [`contract`]: the files it shares with the agent and the recovery command.
 
 pub mod ask;
 pub mod binary;
@@ -23,12 +22,15 @@ mod hand_over;
 pub mod identity;
 mod last_words;
 mod left_behind;
+pub mod lineage;
 pub mod look;
 mod mark;
 pub mod order;
 pub mod probe;
 mod prove;
 mod ready;
+mod rebuild;
+mod recover;
 pub mod render;
 mod running;
 mod start;

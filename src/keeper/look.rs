@@ -10,6 +10,7 @@ use crate::clock::Timing;
 use crate::contract::{Held, Order, Paths, PermissionKind, Run, State};
 use crate::disk::FileSystem;
 use crate::identity;
+use crate::lineage::{self, Record};
 use crate::mark::{self, Read};
 use crate::table::{
     ArchiveFact, DataFact, Decision, Disk, Facts, History, IdentityFact, LogFact, OrderFact, PeersFact, PermissionFact, Reason,
@@ -28,6 +29,8 @@ pub struct Look {
     pub members: Option<Members>,
     /// How far the log is known to have reached, where it does not any more.
     pub held: Option<Held>,
+    /// What says that this cluster's life is over.
+    pub ended_by: Option<Record>,
     /// The file system, if it is the right one.
     pub file_system: Option<FileSystem>,
     /// What was seen, in words, for the message.
@@ -54,8 +57,16 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
         permission: permission(order, state),
         archive: archive(order, state),
     };
-    let mut look =
-        Look { decision: decide(&facts), facts, identity, members: None, held: None, file_system, detail: String::new() };
+    let mut look = Look {
+        decision: decide(&facts),
+        facts,
+        identity,
+        members: None,
+        held: None,
+        ended_by: None,
+        file_system,
+        detail: String::new(),
+    };
     let Some(order) = order.filter(|_| disk == Disk::Right) else {
         look.detail = seen.join("; ");
         return look;
@@ -70,7 +81,14 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
         }
     }
     if facts.identity != IdentityFact::Removed && (identity.is_some() || order.run == Run::Run) {
-        (facts.peers, look.members) = peers(paths, state, order, identity, timing, &mut seen).await;
+        match peers(paths, state, order, identity, timing, &mut seen).await {
+            Peers::List(fact, members) => (facts.peers, look.members) = (fact, Some(members)),
+            Peers::Ended(record) => {
+                seen.push(format!("lineage {} is cluster {}", record.lineage, record.cluster_id));
+                (facts.peers, look.ended_by) = (PeersFact::Superseded, Some(record));
+            }
+            Peers::NoAnswer => {}
+        }
     }
     // Where it would start on data, and nowhere else, it matters how far that reaches.
     if let (Decision::Start(reason), Some(owner)) = (decide(&facts), identity) {
@@ -222,6 +240,15 @@ async fn log(
     }
 }
 
+/// What the members say.
+enum Peers {
+    /// A quorum's list, and what it says of this member.
+    List(PeersFact, Members),
+    /// None, and it is known that there is none any more.
+    Ended(Record),
+    NoAnswer,
+}
+
 async fn peers(
     paths: &Paths,
     state: &State,
@@ -229,16 +256,22 @@ async fn peers(
     identity: Option<Owner>,
     timing: &Timing,
     seen: &mut Vec<String>,
-) -> (PeersFact, Option<Members>) {
+) -> Peers {
     let Some(cluster) = identity::cluster(order, identity) else {
         seen.push("the order names no cluster".to_owned());
-        return (PeersFact::NoAnswer, None);
+        return Peers::NoAnswer;
     };
-    let members = match ask::ask(&paths.pki(), &ask::others(order, state), cluster, timing.ask).await {
+    let (pki, others) = (paths.pki(), ask::others(order, state));
+    let (answer, ended) = tokio::join!(
+        ask::ask(&pki, &others, cluster, timing.ask),
+        lineage::that_ends(&pki, &others, cluster, order.lineage, timing.ask),
+    );
+    let members = match answer {
         Answer::Members(members) => members,
         Answer::Nothing(why) => {
             seen.push(why);
-            return (PeersFact::NoAnswer, None);
+            let known = state.ended_by.clone().filter(|record| record.ends(cluster, order.lineage));
+            return ended.or(known).map_or(Peers::NoAnswer, Peers::Ended);
         }
     };
     let listed = identity.and_then(|own| members.members.iter().find(|m| m.id == own.member));
@@ -247,5 +280,5 @@ async fn peers(
         Some(member) if member.name.is_empty() => PeersFact::Unstarted,
         Some(_) => PeersFact::Started,
     };
-    (fact, Some(members))
+    Peers::List(fact, members)
 }

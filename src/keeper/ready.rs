@@ -52,6 +52,11 @@ impl Drop for Watch {
     }
 }
 
+/// Whether the etcd behind this port is ready now.
+pub async fn is_ready(port: u16) -> bool {
+    look(port).await == Readiness::Ready
+}
+
 async fn look(port: u16) -> Readiness {
     match tokio::time::timeout(LIMIT, status_line(port)).await {
         Ok(Ok(line)) if line.starts_with(b"HTTP/1.1 200") => Readiness::Ready,

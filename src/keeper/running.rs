@@ -9,12 +9,13 @@ use tokio::task::JoinHandle;
 use crate::ask::{self, Answer, Without};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
-use crate::contract::{EtcdSettings, Order, Phase, Restart, Run, Unless};
+use crate::contract::{EtcdSettings, Order, Phase, RecoveryState, Restart, Run, Unless};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
 use crate::identity;
 use crate::last_words::{Output, data_fault, last_words};
+use crate::lineage;
 use crate::mark;
 use crate::probe::Readiness;
 use crate::ready;
@@ -65,6 +66,7 @@ impl Keeper {
         // One that is found here may be older than a power cut: nobody may be there to remove this member while it is down.
         let found = self.order.as_ref().and_then(|order| order.drain.as_ref()).map(|drain| drain.id.clone());
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
+        let mut records = Rounds::new(timing.decide_again);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
@@ -108,6 +110,20 @@ impl Keeper {
             running.was_ready |= self.health.readiness() == Readiness::Ready;
             if let Some(output) = &mut running.output {
                 output.pass_on();
+            }
+            if let Some(recovery) = self.ordered_recovery() {
+                // Answered in the name of a quorum, by the members of the cluster or by its only one.
+                match self.ask_members(&running).await {
+                    Ok(Answer::Members(_)) => self.not_recovered(&recovery, "a quorum of the cluster answers"),
+                    Ok(Answer::Nothing(_)) | Err(_) => return self.stop(&running.etcd, Reason::Recovering).await,
+                }
+            }
+            if let Some(recovery) = self.unrecorded(&running) {
+                match records.poll(|| self.leave_record(&running, &recovery)).await {
+                    Some(Ok(())) => self.recorded(),
+                    Some(Err(error)) => tracing::debug!(%error, "the recovery is not written down in the cluster yet"),
+                    None => {}
+                }
             }
             consider = self.order_changed() && {
                 let changed = self.load_order();
@@ -231,6 +247,12 @@ impl Keeper {
         let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
         let EtcdSettings { client_url, peer_url, .. } = running.order.etcd.clone();
         tokio::spawn(async move { mark::leave(&pki, &client_url, owner, &peer_url, before, limit).await })
+    }
+
+    fn leave_record(&self, running: &Running, recovery: &RecoveryState) -> JoinHandle<Result<(), EtcdError>> {
+        let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
+        let (client_url, recovery) = (running.order.etcd.client_url.clone(), recovery.clone());
+        tokio::spawn(async move { lineage::leave(&pki, &client_url, owner, recovery.lineage, &recovery.supersedes, limit).await })
     }
 
     /// The keeper was told to end: etcd goes first.

@@ -19,7 +19,7 @@ use crate::order::{self, Stamp};
 use crate::probe::Health;
 use crate::render::{EtcdVersion, OLDEST};
 use crate::running::Running;
-use crate::table::{Decision, Reason};
+use crate::table::{Decision, Disk, Reason};
 use crate::take_over::{Arrival, Standing};
 
 /// The keeper of one member.
@@ -239,6 +239,15 @@ impl Keeper {
         }
         if let Some(members) = &look.members {
             self.remember(members);
+        }
+        // Saved with what is published below: who said so may not answer any more at the next start.
+        if look.ended_by.is_some() {
+            self.store.state.ended_by.clone_from(&look.ended_by);
+        }
+        if let Some(recovery) = self.ordered_recovery()
+            && look.facts.disk == Disk::Right
+        {
+            return self.recover(&recovery, order.as_ref(), &look).await;
         }
         tracing::debug!(facts = ?look.facts, decision = ?look.decision, "decided");
         let again = Next::Idle(self.args.timing.decide_again);

@@ -98,10 +98,12 @@ fact!(
     }
 );
 fact!(
-    /// What the members say. Anything but `NoAnswer` is a linearizable answer from the right cluster.
+    /// What the members say. Anything but `NoAnswer` and `Superseded` is a linearizable answer from the right cluster.
     PeersFact {
         /// Nobody answered, or only members without a quorum, or another cluster.
         NoAnswer,
+        /// Nobody of this cluster answered, and another one says that it was recovered from it ([`crate::lineage`]).
+        Superseded,
         /// The member is not in the list.
         NotListed,
         /// It is listed, without a name.
@@ -232,6 +234,7 @@ fn known(facts: &Facts) -> Decision {
             LogFact::Whole | LogFact::Unread => Decision::Start(Reason::ColdStart),
             LogFact::Behind => Decision::Refuse(Reason::LogBehind),
         },
+        (PeersFact::Superseded, _) => Decision::Wait(Reason::Superseded),
         (PeersFact::NoAnswer, DataFact::Empty) => Decision::Wait(Reason::EmptyAndNoAnswer),
         (PeersFact::NoAnswer | PeersFact::NotListed, DataFact::Foreign) => Decision::Wait(Reason::ForeignData),
         (PeersFact::NoAnswer | PeersFact::NotListed, DataFact::Damaged) => Decision::Wait(Reason::DamagedData),
@@ -263,7 +266,7 @@ fn unknown(facts: &Facts) -> Decision {
         (
             DataFact::Empty,
             PermissionFact::Absent | PermissionFact::Bootstrap,
-            PeersFact::NotListed | PeersFact::Unstarted | PeersFact::Started,
+            PeersFact::Superseded | PeersFact::NotListed | PeersFact::Unstarted | PeersFact::Started,
         ) => Decision::Wait(Reason::NotAddedYet),
         (DataFact::Empty, PermissionFact::Absent, PeersFact::NoAnswer) => Decision::Wait(Reason::NotAddedYet),
     }
@@ -304,6 +307,10 @@ pub enum Reason {
     DataCorrupt,
     /// How far the log should reach could not be read.
     MarkUnread,
+    /// The cluster was recovered on another node.
+    Superseded,
+    /// A recovery that a human ordered is under way.
+    Recovering,
     /// The member was removed.
     MemberRemoved,
     /// Another member's data is moved away.
@@ -365,6 +372,8 @@ impl Reason {
         Self::LogBehind,
         Self::DataCorrupt,
         Self::MarkUnread,
+        Self::Superseded,
+        Self::Recovering,
         Self::MemberRemoved,
         Self::ArchivingForeign,
         Self::ArchivingRemoved,
@@ -432,6 +441,11 @@ impl Reason {
             Self::MarkUnread => {
                 "the members answer, but how far this member's log should reach could not be read from them: asking again"
             }
+            Self::Superseded => {
+                "the cluster was recovered on another node, and this member is of its life before that: it does not start. Its data stays; the \
+                 controller gives this node a new member"
+            }
+            Self::Recovering => "the recovery that was ordered on this node is under way; it goes on after a restart",
             Self::MemberRemoved => {
                 "the member was removed from the cluster: it never runs again. Its data stays until it is archived on order"
             }

@@ -26,7 +26,7 @@ fn all() -> impl Iterator<Item = Facts> {
     }
     vary!(disk: Disk, order: OrderFact, identity: IdentityFact, history: History, data: DataFact, peers: PeersFact,
           log: LogFact, permission: PermissionFact, archive: ArchiveFact);
-    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 4 * 3 * 2 * 3);
+    assert_eq!(all.len(), 2 * 4 * 3 * 3 * 4 * 5 * 3 * 2 * 3);
     all.into_iter()
 }
 
@@ -104,6 +104,17 @@ fn a_removed_member_is_over_whatever_is_ordered_and_only_its_own_data_is_archive
         let archived = facts.data == DataFact::Mine && facts.archive != ArchiveFact::NotOrdered;
         let expected = if archived { Decision::Archive(Reason::ArchivingRemoved) } else { Decision::Stop(Reason::MemberRemoved) };
         assert_eq!(decide(&facts), expected, "{facts:?}");
+    }
+}
+
+#[test]
+fn a_member_of_a_life_that_is_over_does_nothing_whatever_lies_here() {
+    for facts in all().filter(|f| f.peers == PeersFact::Superseded) {
+        let decision = decide(&facts);
+        assert!(!matches!(decision, Decision::Start(_) | Decision::Join(_) | Decision::Bootstrap(_)), "{facts:?}");
+        if facts.disk == Disk::Right && facts.identity == IdentityFact::Known && facts.order == OrderFact::Run {
+            assert_eq!(decision, Decision::Wait(Reason::Superseded), "{facts:?}");
+        }
     }
 }
 
@@ -290,7 +301,7 @@ fn a_member_with_its_data_starts_unless_the_cluster_says_that_it_is_gone_or_was_
             && facts.order == OrderFact::Run
             && facts.identity == IdentityFact::Known
             && facts.data == DataFact::Mine
-            && facts.peers != PeersFact::NotListed
+            && !matches!(facts.peers, PeersFact::NotListed | PeersFact::Superseded)
             && facts.log == LogFact::Whole;
         if healthy {
             assert!(matches!(decide(&facts), Decision::Start(_)), "{facts:?}");

@@ -52,6 +52,9 @@ pub struct Report {
     pub etcd_version: String,
     /// Client URLs of the members, as this node saw them last; its own among them.
     pub endpoints: Vec<String>,
+    /// Its own; empty = not known.
+    #[serde(default)]
+    pub own_endpoint: String,
     /// Members that a quorum lists right now; `None` = no quorum answers.
     pub quorum: Option<usize>,
     /// Why none answers.
@@ -180,6 +183,7 @@ pub async fn inspect(paths: &Paths, node: &str, namespace: &str, cluster: &str) 
     if let Some(order) = &order {
         report.endpoints.extend(order.ask.iter().cloned());
         report.endpoints.push(order.etcd.client_url.clone());
+        report.own_endpoint.clone_from(&order.etcd.client_url);
         report.endpoints.sort();
         report.endpoints.dedup();
     }
@@ -203,7 +207,7 @@ fn all_data(paths: &Paths, own_name: Option<&str>, held: Option<&Held>, report: 
     for entry in entries {
         let path = entry.map_err(|error| format!("{}: {error}", paths.data.display()))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !path.is_dir() || path == paths.archive() {
+        if !path.is_dir() || path == paths.archive() || path == paths.recovery() {
             continue;
         }
         let mut data = data(&path);

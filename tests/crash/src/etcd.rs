@@ -57,6 +57,10 @@ impl Endpoint for Behind {
         self.call("Status", self.inner.status(limit))
     }
 
+    fn get<'a>(&'a self, key: &'a str, limit: Duration) -> Answer<'a, (ClusterId, Option<Vec<u8>>)> {
+        self.call("Range", self.inner.get(key, limit))
+    }
+
     fn member_add_learner<'a>(&'a self, peer_url: &'a str) -> Answer<'a, MemberId> {
         self.call("MemberAdd", self.inner.member_add_learner(peer_url))
     }

@@ -392,7 +392,7 @@ pub fn text_of(output: &Output) -> String {
 /// Scenarios in `make test` besides the ones that always run.
 const SAMPLE: u64 = 2;
 /// The scenarios that are sampled.
-const SAMPLED: [&str; 28] = [
+const SAMPLED: [&str; 30] = [
     "an_api_server_that_lists_only_boot_holds_the_pivot",
     "it_grows_rests_and_changes_hands",
     "with_three_members",
@@ -421,6 +421,8 @@ const SAMPLED: [&str; 28] = [
     "a_node_with_another_address_keeps_its_member",
     "backups_lie_on_two_nodes_are_whole_and_are_not_more_than_wanted",
     "other_clusters_live_beside_the_datastore_and_end_in_the_archives",
+    "two_of_three_disks_are_lost_and_nothing_that_was_acknowledged_is",
+    "all_data_is_lost_and_a_backup_brings_the_cluster_back",
 ];
 
 /// Scenarios that take more than 5 min: `make soak` only.

@@ -77,6 +77,9 @@ impl Endpoint for Etcd {
     fn status(&self, _: Duration) -> Answer<'_, MemberStatus> {
         Box::pin(async { Ok(self.status.clone()) })
     }
+    fn get<'a>(&'a self, _: &'a str, _: Duration) -> Answer<'a, (ClusterId, Option<Vec<u8>>)> {
+        self.none()
+    }
     fn snapshot<'a>(&'a self, out: &'a mut Out<'a>) -> Answer<'a, Snapshot> {
         Box::pin(async move {
             *self.asked.lock().unwrap() += 1;

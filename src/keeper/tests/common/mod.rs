@@ -31,7 +31,6 @@ pub fn etcd_bin(name: &str) -> PathBuf {
     path
 }
 
-/// The example, which cargo has built beside this test.
 /// An etcd of another minor version: `etcd-3.5`, `etcd-3.7`.
 pub fn other_etcd(what: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/bed/go/build.sh");
@@ -40,6 +39,7 @@ pub fn other_etcd(what: &str) -> PathBuf {
     Path::new(String::from_utf8_lossy(&built.stdout).trim()).join("etcd")
 }
 
+/// The example, which cargo has built beside this test.
 pub fn keeper_bin() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join("keeper");

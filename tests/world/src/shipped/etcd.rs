@@ -252,6 +252,14 @@ impl Endpoint for Client {
         }))
     }
 
+    fn get<'a>(&'a self, _: &'a str, limit: Duration) -> Answer<'a, (ids::ClusterId, Option<Vec<u8>>)> {
+        // Nothing that the controller reads is ever written here.
+        Box::pin(self.call("Range", true, limit, |world, id| {
+            voter(world, id)?;
+            Ok((ids::ClusterId(world.cluster_id), None))
+        }))
+    }
+
     fn status(&self, limit: Duration) -> Answer<'_, MemberStatus> {
         Box::pin(self.call("Status", true, limit, |world, id| {
             let commit = world.raft.commit;
