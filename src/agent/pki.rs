@@ -107,13 +107,24 @@ pub(crate) fn install(pki: &Path, certificates: &Certificates, etcd_runs: bool) 
             belongs(pki, kind, pem)?;
         }
     }
+    let is_same_ca = there == certificates.ca.as_bytes();
     files::write_if_changed(&pki.join("ca.crt"), certificates.ca.as_bytes(), files::PUBLIC)?;
     for (kind, pem) in all {
-        if let Some(pem) = pem {
+        if let Some(pem) = pem.filter(|pem| !is_same_ca || !has_newer(pki, kind, pem)) {
             files::write_if_changed(&pki.join(format!("{kind}.crt")), pem.as_bytes(), files::PUBLIC)?;
         }
     }
     Ok(())
+}
+
+/// Whether what is there was issued later, for the same key, and is valid: an EtcdMember from a backup has certificates of another time, which may be over or
+/// without an address that the node has by now.
+fn has_newer(pki: &Path, kind: &str, pem: &str) -> bool {
+    let there = files::read(&pki.join(format!("{kind}.crt"))).ok().flatten().unwrap_or_default();
+    let there = parse(&pki.join(format!("{kind} that is there")), kind, &String::from_utf8_lossy(&there));
+    let (Ok(there), Ok(offered)) = (there, parse(pki, kind, pem)) else { return false };
+    let is_valid = there.begins <= now_s() && now_s() < there.ends;
+    there.key == offered.key && there.begins > offered.begins && is_valid
 }
 
 fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
@@ -153,6 +164,8 @@ struct Found {
     key: Vec<u8>,
     /// From when on it is valid, s since 1970.
     begins: i64,
+    /// Until when.
+    ends: i64,
 }
 
 fn now_s() -> i64 {
@@ -172,7 +185,9 @@ fn parsed(kind: &str, pem: &str) -> Result<Found, Problem> {
         .ok_or_else(|| wrong("no PEM block".into()))?
         .map_err(|error| wrong(error.to_string()))?;
     let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
-    Ok(Found { key: certificate.public_key().raw.to_vec(), begins: certificate.validity().not_before.timestamp() })
+    let validity = certificate.validity();
+    let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok(Found { key: certificate.public_key().raw.to_vec(), begins, ends })
 }
 
 #[cfg(test)]
@@ -233,6 +248,43 @@ pub(crate) mod tests {
         let problem = install(dir.path(), &certificates(later.signed_by(&ca).unwrap().pem()), false).unwrap_err();
         assert!(problem.message.contains("clock"), "{}", problem.message);
         assert_eq!(std::fs::read(dir.path().join("client.crt")).unwrap(), there);
+    }
+
+    #[test]
+    fn a_certificate_from_a_backup_does_not_take_the_place_of_a_later_one_that_is_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, other) = (ca(), ca());
+        let pki = dir.path().join("pki");
+        let request = requests(&pki, "cp1", Servers::No).unwrap().client;
+        let in_hours = |hours: i64| {
+            let (now, far) = (std::time::SystemTime::now(), std::time::Duration::from_secs(hours.unsigned_abs() * 3600));
+            if hours < 0 { now - far } else { now + far }
+        };
+        let valid = |from: i64, to: i64| {
+            let mut params = CertificateSigningRequestParams::from_pem(&request).unwrap();
+            (params.params.not_before, params.params.not_after) = (in_hours(from).into(), in_hours(to).into());
+            params.signed_by(&ca).unwrap().pem()
+        };
+        let there = || std::fs::read_to_string(pki.join("client.crt")).unwrap();
+        let offer = |client: &str| {
+            let offered = Certificates { ca: ca.pem(), peer: None, server: None, client: client.to_owned() };
+            install(&pki, &offered, false).unwrap();
+        };
+        let (old, new) = (valid(-20, 5), valid(-10, 10));
+        for (offered, wanted) in [(&old, &old), (&new, &new), (&old, &new)] {
+            offer(offered);
+            assert_eq!(there(), *wanted);
+        }
+        // One that is over is none.
+        let over = valid(-5, -1);
+        std::fs::write(pki.join("client.crt"), &over).unwrap();
+        offer(&old);
+        assert_eq!(there(), old);
+        // Of another CA everything is new.
+        offer(&new);
+        let by_other = CertificateSigningRequestParams::from_pem(&request).unwrap().signed_by(&other).unwrap().pem();
+        install(&pki, &Certificates { ca: other.pem(), peer: None, server: None, client: by_other.clone() }, false).unwrap();
+        assert_eq!(there(), by_other);
     }
 
     #[test]

@@ -129,7 +129,9 @@ async fn assign_seats(context: &Context, view: &View, nodes: &[NodeName]) -> Res
         let Some(node) = view.nodes.iter().find(|n| n.name_any() == name.0) else { continue };
         let Some(member) = view.member_of(&name.0) else { continue };
         let Some(ip) = readdress::own_ips(view, node).first().copied() else { continue };
-        let (lineage, last) = if view.is_standalone() { members::known_order(member) } else { (0, 0) };
+        // A node that was retired more often than the cluster was recovered takes no order of a lower one.
+        let (lineage, known) = members::known_order(member);
+        let last = if view.is_standalone() { known } else { 0 };
         // Of a cluster of the same name that was here before, a generation may have left data: none is used twice.
         let generation = next_generation(view, member, &name.0).max(if member.spec.generation == 0 { last + 1 } else { 0 });
         let sequence = member.spec.seat.as_ref().map_or(0, |s| s.order.sequence).max(last) + 1;

@@ -68,6 +68,8 @@ pub(crate) struct Memory {
     pub(crate) preflight_failed: Option<String>,
     /// A step that was refused in a way that passes.
     pub(crate) refused: Option<Refused>,
+    /// Since when a life of the cluster answers that follows the one of the status, which does not, ms.
+    pub(crate) life_since: Option<u64>,
     /// Since when etcd has not answered this replica while the API did, and when that was seen last, ms.
     pub(crate) etcd_silent: Option<(u64, u64)>,
     /// Since when boot has been seen signalled, ms.
@@ -132,6 +134,7 @@ impl Memory {
             preparing_since: None,
             preflight_failed: None,
             refused: None,
+            life_since: None,
             etcd_silent: None,
             signalled_since: None,
             published: Vec::new(),

@@ -147,7 +147,8 @@ pub(crate) async fn again(
     member: &EtcdMember,
     found: (IpAddr, MemberId, i64),
 ) -> Result<usize, ControllerError> {
-    let lineage = view.status.lineage.max(1);
+    // Its node may have heard of a higher one.
+    let lineage = view.status.lineage.max(1).max(member.spec.lineage).max(members::known_order(member).0);
     let known = member.status.as_ref().and_then(|s| s.keeper.as_ref()).filter(|k| k.order_lineage == lineage);
     let sequences = [known.map(|k| k.order_sequence), member.spec.seat.as_ref().map(|s| s.order.sequence)];
     let Some(mut seat) = seat_of_listed(view, &member.spec.node_name, found) else { return Ok(0) };

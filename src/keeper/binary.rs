@@ -69,7 +69,8 @@ impl Hashed {
 }
 
 /// The kernel's ID of this boot of the machine; empty if it has none.
-pub(crate) fn boot_id() -> String {
+#[must_use]
+pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 

@@ -31,6 +31,8 @@ pub struct Timing {
     pub backoff: Duration,
     /// How long the self-check of another keeper may take. It asks the peers as well ([`Timing::ask`]).
     pub self_check: Duration,
+    /// How long no quorum must have answered before a recovery is begun: an election takes a second or two.
+    pub quiet: Duration,
     /// How long a keeper that took over must have run before a cold start may meet it.
     pub prove: Duration,
 }
@@ -51,6 +53,7 @@ impl Default for Timing {
             stop: Duration::from_secs(30),
             backoff: Duration::from_secs(30),
             self_check: Duration::from_secs(10),
+            quiet: Duration::from_secs(10),
             prove: Duration::from_secs(60),
         }
     }

@@ -159,6 +159,13 @@ pub struct Recovery {
     pub lineage: u64,
     /// From what.
     pub from: Source,
+    /// Although this node knows of a recovery on another one: that is lost again, and does not answer.
+    #[serde(default)]
+    pub other_is_lost: bool,
+    /// The kernel's boot ID when it was ordered: it is not begun on another day.
+    pub boot_id: String,
+    /// When it was ordered, ms since 1970.
+    pub ordered_ms: u64,
 }
 
 /// From what a cluster is recovered.
@@ -193,11 +200,15 @@ pub struct RecoveryState {
     /// What is done at the moment, or why it failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Cluster IDs (hex) that it ends: their members must not start any more.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub supersedes: Vec<String>,
-    /// Whether that stands in the new cluster itself.
-    #[serde(default)]
+}
+
+/// A life of the cluster that was begun on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Began {
+    /// Its lineage.
+    pub lineage: u64,
+    /// Whether the cluster itself says whom it follows ([`crate::lineage`]).
     pub is_recorded: bool,
 }
 
@@ -268,6 +279,12 @@ pub struct State {
     pub ended_by: Option<crate::lineage::Record>,
     /// The last recovery on this node.
     pub recovery: Option<RecoveryState>,
+    /// The life of the cluster that was begun here last.
+    pub began: Option<Began>,
+    /// Cluster IDs (hex) of lives that are over, as far as this node was told.
+    pub ended: Vec<String>,
+    /// Whose data lies here, where this node has given its member up ([`Source::Retire`]) and no order of the new life has come yet.
+    pub retired: Option<Identity>,
     /// What the pod was made from, as its environment says ([`KEEPER_POD`]).
     pub pod: Option<String>,
     /// SHA-256 (hex) of the binary that runs as the keeper; `None` until it has read itself.

@@ -4,7 +4,7 @@ use etcd_operator_etcd::ids::{ClusterId, MemberId};
 use etcd_operator_etcd::wal::Owner;
 use sha1::{Digest, Sha1};
 
-use crate::contract::{Order, State};
+use crate::contract::{Identity, Order, State};
 
 /// The newest identity record: the order's, or the keeper's own (of this lineage and member name), whichever has the higher sequence.
 #[must_use]
@@ -20,6 +20,12 @@ pub fn newest(order: &Order, state: &State) -> Option<Owner> {
         (Some(ordered), _) => Some(ordered),
         (None, own) => own.map(|(_, own)| own),
     }
+}
+
+/// The IDs of a record.
+#[must_use]
+pub fn of(record: &Identity) -> Option<Owner> {
+    owner(Some(&record.cluster_id), Some(&record.member_id))
 }
 
 /// The cluster that the order or the identity names: only its answers count.
@@ -49,7 +55,6 @@ fn first_eight(digest: &[u8]) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::contract::Identity;
     use crate::order::tests::order;
 
     fn own(lineage: u64, sequence: u64, name: &str) -> State {

@@ -9,16 +9,12 @@ use etcd_operator_etcd::wal::{self, DataDir};
 
 use crate::contract::Paths;
 use crate::disk;
-use crate::lineage::Record;
 
-/// Moves into the archive what belongs to a member that this very cluster does not list any more, or to one of its life before a recovery, of which it
-/// says itself that it is over. Everything else stays where it is: another cluster's data, damaged data, what cannot be moved. Nothing depends on it.
-pub fn archive(paths: &Paths, own: &str, members: &Members, ended_by: Option<&Record>, limit: u64) {
-    let is_over = |cluster: ClusterId| {
-        ended_by.is_some_and(|record| {
-            record.cluster_id == members.cluster_id.to_string() && record.supersedes.contains(&cluster.to_string())
-        })
-    };
+/// Moves into the archive what belongs to a member that this very cluster does not list any more, or to a life of it that is over, as
+/// this node was told. Everything else stays where it is: another cluster's data, damaged data, what cannot be moved. Nothing depends on it.
+pub fn archive(paths: &Paths, own: &str, members: &Members, ended: &[String], limit: u64) {
+    let cluster = members.cluster_id.to_string();
+    let is_over = |of: ClusterId| !ended.contains(&cluster) && ended.contains(&of.to_string());
     let entries = match fs::read_dir(&paths.data) {
         Ok(entries) => entries,
         Err(error) => {

@@ -30,7 +30,7 @@ pub mod probe;
 mod prove;
 mod ready;
 mod rebuild;
-mod recover;
+pub mod recover;
 pub mod render;
 mod running;
 mod start;

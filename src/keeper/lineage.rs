@@ -28,6 +28,8 @@ pub struct Record {
     pub cluster_id: String,
     /// IDs of the clusters before it, hex.
     pub supersedes: Vec<String>,
+    /// A revision that the cluster had when this was written: far above all of the lives before, so that it can be told on which of them an API server stands.
+    pub revision: i64,
 }
 
 impl Record {
@@ -47,7 +49,8 @@ impl Record {
     /// The record of a life that follows the one of `before`, if that left one.
     fn after(self, before: Option<Self>) -> Self {
         let mut supersedes = self.supersedes;
-        if let Some(before) = before.filter(|before| before.lineage <= self.lineage) {
+        // In the store that was recovered, whatever its lineage.
+        if let Some(before) = before {
             supersedes.extend(before.supersedes);
             supersedes.push(before.cluster_id);
         }
@@ -78,7 +81,8 @@ pub(crate) async fn leave(
         return Err(config(format!("is of cluster {cluster}")));
     }
     let before = before.and_then(|value| serde_json::from_slice::<Record>(&value).ok());
-    let record = Record { lineage, cluster_id: cluster.to_string(), supersedes: supersedes.to_vec() }.after(before);
+    let revision = client.status(limit).await?.revision;
+    let record = Record { lineage, cluster_id: cluster.to_string(), supersedes: supersedes.to_vec(), revision }.after(before);
     let value = serde_json::to_vec(&record).map_err(|error| config(error.to_string()))?;
     client.put(KEY, value, limit).await
 }
@@ -90,6 +94,11 @@ pub async fn that_ends(pki: &Path, endpoints: &[String], cluster: ClusterId, lin
         let tls = tls.clone();
         async move {
             let client = EtcdClient::new(&endpoint, &tls).await.map_err(drop)?;
+            // Without a leader a read would only take its time.
+            let status = client.status(limit).await.map_err(drop)?;
+            if status.cluster_id == cluster || status.leader.is_none() {
+                return Err(());
+            }
             let (of, value) = client.get(KEY, limit).await.map_err(drop)?;
             let record =
                 value.and_then(|value| Record::of(of, &value)).filter(|record| of != cluster && record.ends(cluster, lineage));
@@ -111,6 +120,7 @@ mod tests {
             lineage,
             cluster_id: of.to_string(),
             supersedes: vec![before.to_string()],
+            revision: 7,
         };
         let second = new(2, two, one).after(None);
         assert!(second.ends(one, 1) && !second.ends(two, 2) && !second.ends(one, 2) && !second.ends(three, 1));

@@ -31,6 +31,8 @@ pub struct Look {
     pub held: Option<Held>,
     /// What says that this cluster's life is over.
     pub ended_by: Option<Record>,
+    /// Whether that was said just now, and not only remembered.
+    pub is_said: bool,
     /// The file system, if it is the right one.
     pub file_system: Option<FileSystem>,
     /// What was seen, in words, for the message.
@@ -64,6 +66,7 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
         members: None,
         held: None,
         ended_by: None,
+        is_said: false,
         file_system,
         detail: String::new(),
     };
@@ -80,12 +83,14 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
             return look;
         }
     }
-    if facts.identity != IdentityFact::Removed && (identity.is_some() || order.run == Run::Run) {
+    // A node that was retired knows its cluster, and no member.
+    let knows_cluster = identity.is_some() || order.run == Run::Run || order.cluster_id.is_some();
+    if facts.identity != IdentityFact::Removed && knows_cluster {
         match peers(paths, state, order, identity, timing, &mut seen).await {
             Peers::List(fact, members) => (facts.peers, look.members) = (fact, Some(members)),
-            Peers::Ended(record) => {
+            Peers::Ended(record, is_said) => {
                 seen.push(format!("lineage {} is cluster {}", record.lineage, record.cluster_id));
-                (facts.peers, look.ended_by) = (PeersFact::Superseded, Some(record));
+                (facts.peers, look.ended_by, look.is_said) = (PeersFact::Superseded, Some(record), is_said);
             }
             Peers::NoAnswer => {}
         }
@@ -96,7 +101,7 @@ pub async fn look(paths: &Paths, state: &State, order: Option<&Order>, suspect: 
             Ok((log, held)) => (facts.log, look.held) = (log, held),
             Err(error) => {
                 look.decision = Decision::Wait(Reason::DiskUnreadable);
-                look.detail = error.to_string();
+                (look.detail, look.facts) = (error.to_string(), facts);
                 return look;
             }
         }
@@ -244,8 +249,8 @@ async fn log(
 enum Peers {
     /// A quorum's list, and what it says of this member.
     List(PeersFact, Members),
-    /// None, and it is known that there is none any more.
-    Ended(Record),
+    /// None, and it is known that there is none any more; whether that was said just now.
+    Ended(Record, bool),
     NoAnswer,
 }
 
@@ -262,16 +267,32 @@ async fn peers(
         return Peers::NoAnswer;
     };
     let (pki, others) = (paths.pki(), ask::others(order, state));
-    let (answer, ended) = tokio::join!(
-        ask::ask(&pki, &others, cluster, timing.ask),
-        lineage::that_ends(&pki, &others, cluster, order.lineage, timing.ask),
-    );
+    let ended = lineage::that_ends(&pki, &others, cluster, order.lineage, timing.ask);
+    let asked = ask::ask(&pki, &others, cluster, timing.ask);
+    tokio::pin!(ended, asked);
+    // Whoever has the list does not wait for what only matters without one.
+    let mut record = None;
+    let answer = tokio::select! {
+        answer = &mut asked => answer,
+        found = &mut ended => {
+            record = Some(found);
+            asked.await
+        }
+    };
     let members = match answer {
         Answer::Members(members) => members,
         Answer::Nothing(why) => {
             seen.push(why);
+            let ended = match record {
+                Some(found) => found,
+                None => ended.await,
+            };
             let known = state.ended_by.clone().filter(|record| record.ends(cluster, order.lineage));
-            return ended.or(known).map_or(Peers::NoAnswer, Peers::Ended);
+            return match (ended, known) {
+                (Some(record), _) => Peers::Ended(record, true),
+                (None, Some(record)) => Peers::Ended(record, false),
+                (None, None) => Peers::NoAnswer,
+            };
         }
     };
     let listed = identity.and_then(|own| members.members.iter().find(|m| m.id == own.member));

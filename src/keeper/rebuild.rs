@@ -22,14 +22,24 @@ use crate::order::address;
 use crate::ready;
 use crate::supervise::Keeper;
 
-/// Added to the revision: more than any cluster writes between a backup and its loss (etcd takes some 10,000 writes per second: a day and more).
+/// Added to the revision by the first recovery: more than any cluster writes between a backup and its loss (etcd takes some 10,000 writes per second: a day and
+/// more).
 const BUMP_REVISION: u64 = 1_000_000_000;
+/// It doubles with each life, so that it is more than all the ones before together: they may begin from the same backup. At some time that is enough.
+const MOST_DOUBLINGS: u64 = 30;
 /// How long etcd may take to apply a survivor's log and to be ready. A database of 8 GiB on a slow disk takes minutes.
 const APPLIED_WITHIN: Duration = Duration::from_secs(1800);
 /// How often it is asked.
 const POLL: Duration = Duration::from_millis(100);
 /// How much of a tool's last line a message gets, in characters.
 const SHORT: usize = 300;
+
+/// What is made in [`crate::contract::Paths::recovery`].
+pub(crate) const MADE_ON_THE_WAY: [&str; 4] = [COPY, DATA, "etcd.log", "etcdutl.log"];
+/// The copy of a survivor's data.
+const COPY: &str = "copy";
+/// The data of the new cluster.
+pub(crate) const DATA: &str = "data";
 
 /// Why there is no new data.
 #[derive(Debug)]
@@ -50,7 +60,7 @@ impl Keeper {
     /// Makes the data of the new cluster's only member in [`crate::contract::Paths::recovery`]. What was begun before is thrown away.
     pub(crate) async fn rebuild(&mut self, recovery: &Recovery, order: &Order, owner: Owner) -> Result<(), Cut> {
         let work = self.paths.recovery();
-        let (copy, data) = (work.join("copy"), work.join("data"));
+        let (copy, data) = (work.join(COPY), work.join(DATA));
         for left in [&copy, &data] {
             match fs::remove_dir_all(left) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(left)(error).into()),
@@ -97,7 +107,7 @@ impl Keeper {
             format!("--initial-advertise-peer-urls={peer_url}"),
             format!("--initial-cluster-token={}", recovery.id),
             format!("--data-dir={}", data.display()),
-            format!("--bump-revision={BUMP_REVISION}"),
+            format!("--bump-revision={}", bump(recovery.lineage)),
             "--mark-compacted".to_owned(),
         ];
         if is_plain_db {
@@ -204,6 +214,11 @@ impl Keeper {
     }
 }
 
+/// How far the revisions of a life are above those that it begins from.
+fn bump(lineage: u64) -> u64 {
+    BUMP_REVISION << lineage.saturating_sub(2).min(MOST_DOUBLINGS)
+}
+
 /// Its flags: of the order's, those that the copy needs to be read.
 fn alone(order: &Order, pki: &Path, copy: &Path) -> Result<Vec<String>, Cut> {
     let port = |url: &str| {
@@ -273,4 +288,19 @@ fn copy_dir(from: &Path, to: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_begins_above_all_that_any_before_it_may_have_reached_from_the_same_backup() {
+        for lineage in 2..32 {
+            // Each from the one before, and this one from where the first began.
+            let before: u64 = (2..lineage).map(bump).sum();
+            assert!(bump(lineage) >= before + BUMP_REVISION, "{lineage}");
+        }
+        assert!(i64::try_from(2 * bump(u64::MAX)).is_ok());
+    }
 }

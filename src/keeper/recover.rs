@@ -4,18 +4,26 @@
 //!
 //! [`contract::Recovery`]: crate::contract::Recovery
 
+use std::time::Duration;
+
 use etcd_operator_etcd::wal::{self, DataDir, Owner};
 
-use crate::contract::{FORMAT, Identity, Order, Phase, Recovery, RecoveryState, RecoveryStep, Run, Source};
-use crate::disk::{self, ArchiveError};
+use crate::binary::boot_id;
+use crate::clock::{now, unix_millis};
+use crate::contract::{Began, FORMAT, Identity, Order, Phase, Recovery, RecoveryState, RecoveryStep, Run, Source, State};
+use crate::disk;
 use crate::files::{Found, note, read, sync_dir};
 use crate::identity;
 use crate::look::Look;
-use crate::rebuild::Cut;
+use crate::rebuild::{Cut, DATA, MADE_ON_THE_WAY};
 use crate::running::Running;
 use crate::supervise::{Keeper, Next};
-use crate::table::{DataFact, IdentityFact, PeersFact, Reason};
+use crate::table::{Decision, IdentityFact, PeersFact, Reason};
 
+/// How old an order may be when it is begun.
+const BEGUN_WITHIN_MS: u64 = 600_000;
+/// How soon it is asked again whether there is a quorum after all.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Sequence of the order that a recovered node gives itself: the controller's follow it.
 const FIRST_SEQUENCE: u64 = 1;
 /// That of a node that waits: any order of the controller's is newer.
@@ -40,26 +48,34 @@ impl Keeper {
 
     /// Carries it out, or goes on with it.
     pub(crate) async fn recover(&mut self, recovery: &Recovery, order: Option<&Order>, look: &Look) -> Next {
+        if look.decision == Decision::Wait(Reason::DiskUnreadable) {
+            // Nobody knows yet what lies here, nor who answers.
+            self.publish(Phase::Waiting, Reason::DiskUnreadable, &look.detail);
+            return Next::Idle(self.args.timing.decide_again);
+        }
         let began = self.store.state.recovery.as_ref().filter(|began| began.id == recovery.id).map(|began| began.step);
-        let order = match objection(recovery, order, look, self.known_lineage()) {
-            Ok(order) => order.clone(),
-            Err(why) if began != Some(RecoveryStep::Switching) => {
+        let is_new = began.is_none();
+        let objection = self.objection(recovery, order, look).or_else(|| is_new.then(|| stale(recovery)).flatten());
+        let Some(order) = order.cloned() else {
+            self.not_recovered(recovery, &objection.unwrap_or_default());
+            return Next::Decide;
+        };
+        let owner = identity::of_new_cluster(&order.etcd.peer_url, &recovery.id);
+        if let Some(why) = objection {
+            if began != Some(RecoveryStep::Switching) || self.is_old_there(&order, owner) {
                 self.not_recovered(recovery, &why);
                 return Next::Decide;
             }
-            // The old data may be in the archive already: back is no way any more.
-            Err(why) => match order {
-                Some(order) => {
-                    tracing::warn!(why, "the recovery goes on all the same: its data was whole before");
-                    order.clone()
-                }
-                None => return self.stuck(&why),
-            },
-        };
+            // The old data is in the archive already: this is the way on.
+            tracing::warn!(why, "the recovery goes on all the same: its data was whole before");
+        }
+        if is_new && !self.is_quiet(recovery) {
+            self.publish(Phase::Waiting, Reason::Recovering, "no quorum answers; it is waited for a little longer");
+            return Next::Idle(ASK_AGAIN);
+        }
         if recovery.from == Source::Retire {
             return self.begin_life(recovery, &order, None);
         }
-        let owner = identity::of_new_cluster(&order.etcd.peer_url, &recovery.id);
         if began != Some(RecoveryStep::Switching) {
             self.note_recovery(recovery, RecoveryStep::Building, "");
             self.publish(Phase::Waiting, Reason::Recovering, "");
@@ -72,79 +88,99 @@ impl Keeper {
                 }
             }
             self.note_recovery(recovery, RecoveryStep::Switching, "");
-            if !self.save("that the new data is whole") {
-                return self.stuck("the state file cannot be written");
-            }
+        }
+        // On the disk before anything is moved, also where it is tried again.
+        if !self.save("that the new data is whole") {
+            return self.stuck("the state file cannot be written");
         }
         match self.switch(&order, owner) {
             Ok(()) => self.begin_life(recovery, &order, Some(owner)),
-            // Nothing was moved yet.
-            Err((why, Place::Old)) => {
+            Err(why) if self.is_old_there(&order, owner) => {
                 self.not_recovered(recovery, &why);
                 Next::Decide
             }
-            Err((why, Place::Between)) => self.stuck(&why),
+            Err(why) => self.stuck(&format!(
+                "{why}. What was here before may be in {}; {} removed, this is given up",
+                self.paths.archive().display(),
+                self.paths.recovery_order().display()
+            )),
         }
     }
 
-    /// The highest life that this node has seen.
-    fn known_lineage(&self) -> u64 {
+    /// Whether no quorum has answered since the order was seen, for longer than an election takes.
+    pub(crate) fn is_quiet(&mut self, recovery: &Recovery) -> bool {
+        let election = self.order.as_ref().map_or(0, |order| order.etcd.election_ms);
+        let wanted = self.args.timing.quiet.max(Duration::from_millis(u64::from(election)) * 3);
+        match &self.quiet {
+            Some((id, since)) if *id == recovery.id => since.elapsed() >= wanted,
+            _ => {
+                self.quiet = Some((recovery.id.clone(), now()));
+                false
+            }
+        }
+    }
+
+    /// The highest life that this node was of, or, for one that is begun here, has heard of.
+    fn known_lineage(&self, from: &Source) -> u64 {
         let state = &self.store.state;
-        let lineages = [state.order_lineage, state.identity.as_ref().map_or(0, |own| own.lineage)];
-        lineages.into_iter().max().unwrap_or(0)
+        let own = state.identity.as_ref().map_or(0, |own| own.lineage);
+        let heard_of = state.ended_by.as_ref().filter(|_| *from != Source::Retire);
+        state.order_lineage.max(own).max(heard_of.map_or(0, |record| record.lineage))
+    }
+
+    /// Whether the data from before is still in its place.
+    fn is_old_there(&self, order: &Order, owner: Owner) -> bool {
+        match wal::classify(&self.paths.member(&order.member_name)) {
+            Ok(DataDir::Intact(found)) => found != owner,
+            Ok(DataDir::Damaged(_)) => true,
+            Ok(DataDir::Empty) | Err(_) => false,
+        }
     }
 
     /// Puts the new data in the place of the old.
-    fn switch(&mut self, order: &Order, owner: Owner) -> Result<(), (String, Place)> {
-        let (new, place) = (self.paths.recovery().join("data"), self.paths.member(&order.member_name));
+    fn switch(&mut self, order: &Order, owner: Owner) -> Result<(), String> {
+        let (new, place) = (self.paths.recovery().join(DATA), self.paths.member(&order.member_name));
         if wal::classify(&place).ok() == Some(DataDir::Intact(owner)) {
             return Ok(());
         }
         match wal::classify(&new) {
             Ok(DataDir::Intact(found)) if found == owner => {}
-            Ok(found) => {
-                let why = format!("{} is not what was made: {found:?}", new.display());
-                return Err(match wal::classify(&place) {
-                    Ok(DataDir::Empty) | Err(_) => {
-                        let archive = self.paths.archive().display().to_string();
-                        (
-                            format!(
-                                "{why}; what was here before is in {archive}: moved back to {}, it is as it was",
-                                place.display()
-                            ),
-                            Place::Between,
-                        )
-                    }
-                    Ok(DataDir::Intact(_) | DataDir::Damaged(_)) => (why, Place::Old),
-                });
-            }
-            Err(error) => return Err((format!("{}: {error}", new.display()), Place::Between)),
+            Ok(found) => return Err(format!("{} is not what was made: {found:?}", new.display())),
+            Err(error) => return Err(format!("{}: {error}", new.display())),
         }
         if place.exists() {
-            let to = disk::archive(&self.paths, &order.member_name, self.args.archive_limit).map_err(|error| {
-                // Another process may end soon.
-                let place = if matches!(error, ArchiveError::InUse(_)) { Place::Between } else { Place::Old };
-                (format!("the old data cannot be moved into the archive: {error}"), place)
-            })?;
+            let to = disk::archive(&self.paths, &order.member_name, self.args.archive_limit)
+                .map_err(|error| format!("the old data cannot be moved into the archive: {error}"))?;
             tracing::warn!(to = %to.display(), "the data from before the recovery was moved into the archive");
         }
         std::fs::rename(&new, &place)
             .and_then(|()| sync_dir(&self.paths.data))
-            .map_err(|error| (format!("{}: {error}", place.display()), Place::Between))
+            .map_err(|error| format!("{}: {error}", place.display()))
     }
 
     /// From here on this node is of the new life: an order of the one before does not count any more.
     fn begin_life(&mut self, recovery: &Recovery, order: &Order, owner: Option<Owner>) -> Next {
         let before = self.store.state.clone();
         let state = &mut self.store.state;
-        let old = identity::newest(order, state).map(|old| old.cluster.to_string()).or_else(|| order.cluster_id.clone());
+        let identity = |owner: Owner, lineage, sequence| Identity {
+            lineage,
+            sequence,
+            cluster_id: owner.cluster.to_string(),
+            member_id: owner.member.to_string(),
+            member_name: order.member_name.clone(),
+        };
+        let old = identity::newest(order, state);
+        let ended = old.map(|old| old.cluster.to_string()).or_else(|| order.cluster_id.clone());
+        end(state, ended);
+        let sequence = if owner.is_some() { FIRST_SEQUENCE } else { BEFORE_FIRST };
         let new = Order {
             lineage: recovery.lineage,
-            sequence: if owner.is_some() { FIRST_SEQUENCE } else { BEFORE_FIRST },
-            cluster_id: owner.map(|owner| owner.cluster.to_string()),
+            sequence,
+            // A node that was retired goes on knowing whom it must not be beside.
+            cluster_id: owner.map(|owner| owner.cluster.to_string()).or_else(|| order.cluster_id.clone()),
             member_id: owner.map(|owner| owner.member.to_string()),
             run: if owner.is_some() { Run::Run } else { Run::Wait },
-            ask: Vec::new(),
+            ask: if owner.is_some() { Vec::new() } else { order.ask.clone() },
             permission: None,
             drain: None,
             archive: None,
@@ -152,29 +188,20 @@ impl Keeper {
             restart: None,
             ..order.clone()
         };
-        state.identity = owner.map(|owner| Identity {
-            lineage: recovery.lineage,
-            sequence: FIRST_SEQUENCE,
-            cluster_id: owner.cluster.to_string(),
-            member_id: owner.member.to_string(),
-            member_name: order.member_name.clone(),
-        });
-        (state.order_lineage, state.order_sequence) = (new.lineage, new.sequence);
-        state.last_order = Some(Box::new(new));
-        (state.held, state.marked_as, state.drain, state.ended_by) = (None, None, None, None);
-        if owner.is_some() {
+        if owner.is_none() {
+            state.retired = old.map(|old| identity(old, order.lineage, order.sequence));
+        } else {
+            state.retired = None;
+            state.began = Some(Began { lineage: recovery.lineage, is_recorded: false });
             // They are all of the life before.
             state.known_endpoints = Vec::new();
         }
+        state.identity = owner.map(|owner| identity(owner, recovery.lineage, sequence));
+        (state.order_lineage, state.order_sequence) = (new.lineage, new.sequence);
+        state.last_order = Some(Box::new(new));
+        (state.held, state.marked_as, state.drain) = (None, None, None);
         note(&mut state.consumed, &recovery.id);
-        state.recovery = Some(RecoveryState {
-            id: recovery.id.clone(),
-            lineage: recovery.lineage,
-            step: RecoveryStep::Done,
-            message: String::new(),
-            supersedes: old.into_iter().collect(),
-            is_recorded: owner.is_none(),
-        });
+        self.note_recovery(recovery, RecoveryStep::Done, "");
         if !self.save("that the recovery is done") {
             // Nothing may start before that: at the next start it would be a stranger's data.
             self.store.state = before;
@@ -182,7 +209,7 @@ impl Keeper {
         }
         tracing::warn!(lineage = recovery.lineage, id = recovery.id, "recovered: a new life of the cluster begins");
         self.backoff.reset();
-        self.clear_recovery();
+        self.clear_recovery(recovery);
         Next::Decide
     }
 
@@ -192,7 +219,7 @@ impl Keeper {
         note(&mut self.store.state.consumed, &recovery.id);
         self.note_recovery(recovery, RecoveryStep::Failed, why);
         self.save("that a recovery failed");
-        self.clear_recovery();
+        self.clear_recovery(recovery);
     }
 
     /// Tried again, as nothing else can be done here.
@@ -206,84 +233,111 @@ impl Keeper {
 
     /// Notes how far it is; saved with whatever is saved next.
     pub(crate) fn note_recovery(&mut self, recovery: &Recovery, step: RecoveryStep, message: &str) {
-        self.store.state.recovery = Some(RecoveryState {
-            id: recovery.id.clone(),
-            lineage: recovery.lineage,
-            step,
-            message: message.to_owned(),
-            supersedes: Vec::new(),
-            is_recorded: false,
-        });
+        self.store.state.recovery =
+            Some(RecoveryState { id: recovery.id.clone(), lineage: recovery.lineage, step, message: message.to_owned() });
     }
 
-    /// What was made on the way; the members' data is elsewhere.
-    fn clear_recovery(&self) {
-        match std::fs::remove_dir_all(self.paths.recovery()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %self.paths.recovery().display(), "what a recovery needed on the way cannot be removed");
+    /// What was made on the way for this one; the members' data is elsewhere, and the next order's snapshot may be there already.
+    fn clear_recovery(&self, recovery: &Recovery) {
+        let work = self.paths.recovery();
+        let of_it = [self.paths.snapshot_to_recover(&recovery.id)].into_iter();
+        for path in of_it.chain(MADE_ON_THE_WAY.iter().map(|name| work.join(name))) {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "what a recovery needed on the way cannot be removed");
+                }
+                _ => {}
             }
-            _ => {}
         }
+        // As long as nothing else is in it.
+        let _ = std::fs::remove_dir(work);
     }
 
-    /// A recovery that the cluster does not know of yet.
-    pub(crate) fn unrecorded(&self, running: &Running) -> Option<RecoveryState> {
-        let recovery = self.store.state.recovery.as_ref()?;
-        let is_open = recovery.step == RecoveryStep::Done && !recovery.is_recorded && running.order.lineage == recovery.lineage;
-        is_open.then(|| recovery.clone())
+    /// The lineage of a life that was begun here, and of which the cluster does not know yet.
+    pub(crate) fn unrecorded(&self, running: &Running) -> Option<u64> {
+        let began = self.store.state.began.as_ref()?;
+        (!began.is_recorded && running.order.lineage == began.lineage).then_some(began.lineage)
     }
 
     /// Now it does.
     pub(crate) fn recorded(&mut self) {
-        if let Some(recovery) = &mut self.store.state.recovery {
-            recovery.is_recorded = true;
+        if let Some(began) = &mut self.store.state.began {
+            began.is_recorded = true;
         }
         self.save("that the recovery is written down in the cluster");
     }
+
+    /// Why a recovery is not carried out.
+    fn objection(&self, recovery: &Recovery, order: Option<&Order>, look: &Look) -> Option<String> {
+        let Some(order) = order else {
+            return Some(
+                "no order was ever accepted on this node: it has no member to recover, and no addresses to serve at".into(),
+            );
+        };
+        let known = self.known_lineage(&recovery.from);
+        if recovery.lineage <= known {
+            return Some(format!(
+                "it is of lineage {}, and this node knows of {known} already: was it recovered before?",
+                recovery.lineage
+            ));
+        }
+        if order.cluster_id.is_none() && look.identity.is_none() {
+            return Some(
+                "a member was planned on this node and never added: it does not know of which etcd cluster it is".into(),
+            );
+        }
+        match look.facts.peers {
+            PeersFact::NoAnswer => {}
+            PeersFact::NotListed | PeersFact::Unstarted | PeersFact::Started => {
+                return Some("a quorum of the cluster answers".into());
+            }
+            PeersFact::Superseded if recovery.from == Source::Retire => {}
+            PeersFact::Superseded if recovery.other_is_lost && !look.is_said => {}
+            PeersFact::Superseded => {
+                return Some(format!("the cluster was recovered on another node already ({})", look.detail));
+            }
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if recovery.id.is_empty() || recovery.id.len() > 64 || !recovery.id.bytes().all(plain) {
+            return Some("its id must be 1 to 64 letters, digits or dashes".into());
+        }
+        let retired = retired(&self.store.state);
+        match &recovery.from {
+            Source::Snapshot => None,
+            Source::Retire => retired.map(|_| "this node was retired already".into()),
+            Source::Survivor { .. } if look.facts.identity == IdentityFact::Removed => {
+                Some("the member of this node was removed from the cluster: its data is not the cluster's".into())
+            }
+            Source::Survivor { member, .. } => {
+                let own = look.identity.or_else(|| identity::of(retired?));
+                let found = wal::classify(&self.paths.member(&order.member_name));
+                let is_own = own.is_some_and(|own| own.member.to_string() == *member && found.ok() == Some(DataDir::Intact(own)));
+                (!is_own).then(|| format!("the data here is not that of member {member}: {}", look.detail))
+            }
+        }
+    }
 }
 
-/// Where the data of the member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Where it was.
-    Old,
-    /// It may be in the archive, and the new one beside its place.
-    Between,
+/// Whose data lies on a node that was retired, until an order of the new life comes.
+#[must_use]
+pub fn retired(state: &State) -> Option<&Identity> {
+    let is_open = state.last_order.as_ref().is_some_and(|order| order.sequence == BEFORE_FIRST);
+    state.retired.as_ref().filter(|_| is_open)
 }
 
-/// The order that is changed by the recovery; or why it is not carried out.
-fn objection<'a>(recovery: &Recovery, order: Option<&'a Order>, look: &Look, known: u64) -> Result<&'a Order, String> {
-    let Some(order) = order else {
-        return Err("no order was ever accepted on this node: it has no member to recover, and no addresses to serve at".into());
-    };
-    if recovery.lineage <= known {
-        return Err(format!(
-            "it is of lineage {}, and this node is of {known} already: was it recovered before?",
-            recovery.lineage
-        ));
+/// Remembers that the life of a cluster is over.
+fn end(state: &mut State, cluster: Option<String>) {
+    let record = state.ended_by.take();
+    let told = record.into_iter().flat_map(|record| record.supersedes.into_iter().chain([record.cluster_id]));
+    for id in cluster.into_iter().chain(told) {
+        note(&mut state.ended, &id);
     }
-    match look.facts.peers {
-        PeersFact::NoAnswer => {}
-        PeersFact::NotListed | PeersFact::Unstarted | PeersFact::Started => {
-            return Err("a quorum of the cluster answers".into());
-        }
-        PeersFact::Superseded if recovery.from != Source::Retire => {
-            return Err(format!("the cluster was recovered on another node already ({})", look.detail));
-        }
-        PeersFact::Superseded => {}
-    }
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    if recovery.id.is_empty() || recovery.id.len() > 64 || !recovery.id.bytes().all(plain) {
-        return Err("its id must be 1 to 64 letters, digits or dashes".into());
-    }
-    if let Source::Survivor { member, .. } = &recovery.from {
-        if look.facts.identity == IdentityFact::Removed {
-            return Err("the member of this node was removed from the cluster: its data is not the cluster's".into());
-        }
-        let own = look.identity.map(|own| own.member.to_string());
-        if look.facts.data != DataFact::Mine || own.as_ref() != Some(member) {
-            return Err(format!("the data here is not that of member {member}: {}", look.detail));
-        }
-    }
-    Ok(order)
+}
+
+/// Why it is not begun any more: whoever ordered it is gone.
+fn stale(recovery: &Recovery) -> Option<String> {
+    let age = u64::try_from(unix_millis()).unwrap_or(0).saturating_sub(recovery.ordered_ms);
+    let is_stale = recovery.boot_id != boot_id() || age > BEGUN_WITHIN_MS;
+    is_stale.then(|| "it was ordered on another day, or before this machine was started: look again, and order it anew".into())
 }

@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use crate::ask::{self, Answer, Without};
 use crate::child::{Ended, Etcd, Event, reap_orphans};
 use crate::clock::now;
-use crate::contract::{EtcdSettings, Order, Phase, RecoveryState, Restart, Run, Unless};
+use crate::contract::{EtcdSettings, Order, Phase, Restart, Run, Unless};
 use crate::disk;
 use crate::first_start::{FirstStart, Verdict};
 use crate::hand_over::Meanwhile;
 use crate::identity;
 use crate::last_words::{Output, data_fault, last_words};
-use crate::lineage;
+use crate::lineage::{self, Record};
 use crate::mark;
 use crate::probe::Readiness;
 use crate::ready;
@@ -66,7 +66,8 @@ impl Keeper {
         // One that is found here may be older than a power cut: nobody may be there to remove this member while it is down.
         let found = self.order.as_ref().and_then(|order| order.drain.as_ref()).map(|drain| drain.id.clone());
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
-        let mut records = Rounds::new(timing.decide_again);
+        let (mut records, mut quorum) = (Rounds::new(timing.decide_again), Rounds::new(timing.order_poll * 5));
+        let (mut lives, mut is_alone) = (Rounds::new(timing.members_poll), false);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
@@ -112,14 +113,16 @@ impl Keeper {
                 output.pass_on();
             }
             if let Some(recovery) = self.ordered_recovery() {
+                let is_quiet = self.is_quiet(&recovery);
                 // Answered in the name of a quorum, by the members of the cluster or by its only one.
-                match self.ask_members(&running).await {
-                    Ok(Answer::Members(_)) => self.not_recovered(&recovery, "a quorum of the cluster answers"),
-                    Ok(Answer::Nothing(_)) | Err(_) => return self.stop(&running.etcd, Reason::Recovering).await,
+                match quorum.poll(|| self.ask_members(&running)).await {
+                    Some(Answer::Members(_)) => self.not_recovered(&recovery, "a quorum of the cluster answers"),
+                    Some(Answer::Nothing(_)) if is_quiet => return self.stop(&running.etcd, Reason::Recovering).await,
+                    Some(Answer::Nothing(_)) | None => {}
                 }
             }
-            if let Some(recovery) = self.unrecorded(&running) {
-                match records.poll(|| self.leave_record(&running, &recovery)).await {
+            if let Some(lineage) = self.unrecorded(&running) {
+                match records.poll(|| self.leave_record(&running, lineage)).await {
                     Some(Ok(())) => self.recorded(),
                     Some(Err(error)) => tracing::debug!(%error, "the recovery is not written down in the cluster yet"),
                     None => {}
@@ -165,13 +168,28 @@ impl Keeper {
                 Some(Err(error)) => tracing::debug!(%error, "no mark was left"),
                 None => {}
             }
-            if let Some(Answer::Members(answer)) = members.poll(|| self.ask_members(&running)).await {
-                self.remember(&answer);
-                self.save("the members' endpoints");
-                if !answer.members.iter().any(|m| m.id == running.owner.member) {
-                    tracing::warn!("the cluster does not list this member any more, and its etcd has not noticed");
-                    return self.stop(&running.etcd, Reason::MemberRemoved).await;
+            match members.poll(|| self.ask_members(&running)).await {
+                Some(Answer::Members(answer)) => {
+                    is_alone = false;
+                    self.remember(&answer);
+                    self.save("the members' endpoints");
+                    if !answer.members.iter().any(|m| m.id == running.owner.member) {
+                        tracing::warn!("the cluster does not list this member any more, and its etcd has not noticed");
+                        return self.stop(&running.etcd, Reason::MemberRemoved).await;
+                    }
                 }
+                Some(Answer::Nothing(_)) => is_alone = true,
+                None => {}
+            }
+            // Without a quorum it serves nobody, and with another one of before it would: has the cluster been recovered elsewhere?
+            if is_alone && let Some(Some(record)) = lives.poll(|| self.ask_life(&running)).await {
+                tracing::warn!(
+                    lineage = record.lineage,
+                    cluster = record.cluster_id,
+                    "the cluster was recovered on another node"
+                );
+                self.ended_by(&record);
+                return self.stop(&running.etcd, Reason::Superseded).await;
             }
         }
     }
@@ -249,10 +267,17 @@ impl Keeper {
         tokio::spawn(async move { mark::leave(&pki, &client_url, owner, &peer_url, before, limit).await })
     }
 
-    fn leave_record(&self, running: &Running, recovery: &RecoveryState) -> JoinHandle<Result<(), EtcdError>> {
+    fn leave_record(&self, running: &Running, lineage: u64) -> JoinHandle<Result<(), EtcdError>> {
         let (pki, owner, limit) = (self.paths.pki(), running.owner, self.args.timing.ask);
-        let (client_url, recovery) = (running.order.etcd.client_url.clone(), recovery.clone());
-        tokio::spawn(async move { lineage::leave(&pki, &client_url, owner, recovery.lineage, &recovery.supersedes, limit).await })
+        let (client_url, ended) = (running.order.etcd.client_url.clone(), self.store.state.ended.clone());
+        tokio::spawn(async move { lineage::leave(&pki, &client_url, owner, lineage, &ended, limit).await })
+    }
+
+    fn ask_life(&self, running: &Running) -> JoinHandle<Option<Record>> {
+        let others = ask::others(&running.order, &self.store.state);
+        let (pki, cluster, limit) = (self.paths.pki(), running.owner.cluster, self.args.timing.ask);
+        let lineage = running.order.lineage;
+        tokio::spawn(async move { lineage::that_ends(&pki, &others, cluster, lineage, limit).await })
     }
 
     /// The keeper was told to end: etcd goes first.

@@ -50,8 +50,8 @@ impl Keeper {
         let flags_of_data = flags(order, &self.paths, version, &Start::Data(InitialCheck::Off)).unwrap_or_default();
         // Before anything of this start is written down, as it may take a moment.
         if let Some(members) = &look.members {
-            let ended_by = self.store.state.ended_by.as_ref();
-            left_behind::archive(&self.paths, &order.member_name, members, ended_by, self.args.archive_limit);
+            let ended = &self.store.state.ended;
+            left_behind::archive(&self.paths, &order.member_name, members, ended, self.args.archive_limit);
         }
         self.write_down(order, look, owner)?;
         let is_first = matches!(look.decision, Decision::Join(_) | Decision::Bootstrap(_));

@@ -14,6 +14,7 @@ use crate::disk::{self, ArchiveError};
 use crate::files::{StateAtStart, Store, note};
 use crate::hand_over::{Meanwhile, Pauses};
 use crate::identity;
+use crate::lineage::Record;
 use crate::look::{Look, look};
 use crate::order::{self, Stamp};
 use crate::probe::Health;
@@ -42,6 +43,8 @@ pub struct Keeper {
     pub(crate) prove_until: Option<Instant>,
     /// An etcd that ran already when this keeper began.
     adopted: Option<Running>,
+    /// Since when no quorum has answered while a recovery, by its ID, was ordered.
+    pub(crate) quiet: Option<(String, Instant)>,
     order_stamp: Stamp,
     said: Option<(Phase, Reason)>,
 }
@@ -159,6 +162,7 @@ impl Keeper {
             pauses: Pauses::default(),
             prove_until,
             adopted: None,
+            quiet: None,
             order_stamp: None,
             said: None,
         };
@@ -241,8 +245,8 @@ impl Keeper {
             self.remember(members);
         }
         // Saved with what is published below: who said so may not answer any more at the next start.
-        if look.ended_by.is_some() {
-            self.store.state.ended_by.clone_from(&look.ended_by);
+        if let Some(record) = &look.ended_by {
+            self.ended_by(record);
         }
         if let Some(recovery) = self.ordered_recovery()
             && look.facts.disk == Disk::Right
@@ -292,6 +296,15 @@ impl Keeper {
                 self.publish(Phase::Waiting, reason, "there is no order");
                 again
             }
+        }
+    }
+
+    /// Remembers who said that this cluster's life is over.
+    pub(crate) fn ended_by(&mut self, record: &Record) {
+        let state = &mut self.store.state;
+        state.ended_by = Some(record.clone());
+        for id in &record.supersedes {
+            note(&mut state.ended, id);
         }
     }
 

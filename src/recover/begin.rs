@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use etcd_operator_etcd::client::{EtcdClient, Tls};
+use etcd_operator_keeper::binary::boot_id;
 use etcd_operator_keeper::contract::{FORMAT, Paths, Recovery, RecoveryState, RecoveryStep, Source, State};
 use etcd_operator_keeper::files::{Found, read, write};
+use etcd_operator_keeper::order::address;
 
 use super::{Here, Report, compare, read_reports};
 use crate::cli::fail;
@@ -29,9 +31,18 @@ pub(super) struct Rest {
     /// that was powered off must not come up where it cannot reach this node: two of them would be the old cluster.
     #[arg(long = "gone", value_name = "ADDRESS", value_delimiter = ',')]
     gone: Vec<String>,
+    /// Go on although the cluster was recovered on another node, as this one has heard: that node is lost, with all that was written there.
+    #[arg(long)]
+    recovered_node_is_lost: bool,
     /// Print what would be done, and end.
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What is ordered.
+fn recovery(kind: &str, lineage: u64, from: Source, other_is_lost: bool) -> Recovery {
+    let id = crate::controller::unique_id(kind);
+    Recovery { format: FORMAT, id, lineage, from, other_is_lost, boot_id: boot_id(), ordered_ms: crate::clock::now_ms() }
 }
 
 #[derive(Args)]
@@ -86,8 +97,8 @@ impl FromSurvivor {
                 "this node has no data to begin from: {removed}{why}. Recover from a backup (recover from-snapshot)"
             ));
         };
-        let mut all = read_reports(&self.reports)?;
-        all.push(report.clone());
+        let others = read_reports(&self.reports)?;
+        let all: Vec<Report> = others.iter().chain([&report]).cloned().collect();
         let verdict = compare(&all);
         if verdict.survivor.as_ref() != Some(&report.node) {
             return Err(format!("not from this node: {}", verdict.words()));
@@ -102,8 +113,7 @@ impl FromSurvivor {
         let paths = self.here.paths();
         rest_is_gone(&paths, &report, &self.rest, voters).await?;
         let source = Source::Survivor { member: own.member_id.clone(), last_term: own.last_term, last_index: own.last_index };
-        let recovery =
-            Recovery { format: FORMAT, id: crate::controller::unique_id("recover"), lineage: next_lineage(&all), from: source };
+        let recovery = recovery("recover", next_lineage(&report, &others), source, self.rest.recovered_node_is_lost);
         room(&paths, size(&paths.member(&own.name))?)?;
         let steps = [
             format!("stop etcd; copy the data of member {} to {}", own.member_id, paths.recovery().display()),
@@ -128,12 +138,8 @@ impl FromSnapshot {
         }
         let length = std::fs::metadata(&self.snapshot).map_err(|error| format!("{}: {error}", self.snapshot.display()))?.len();
         room(&paths, length)?;
-        let recovery = Recovery {
-            format: FORMAT,
-            id: crate::controller::unique_id("recover"),
-            lineage: next_lineage(std::slice::from_ref(&report)),
-            from: Source::Snapshot,
-        };
+        let lineage = next_lineage(&report, &[]);
+        let recovery = recovery("recover", lineage, Source::Snapshot, self.rest.recovered_node_is_lost);
         let steps =
             [format!("stop etcd; read {} to its end and put it into {}", self.snapshot.display(), paths.recovery().display())];
         begin(&paths, &recovery, &report, self.rest.dry_run, &steps, Some(&self.snapshot)).await
@@ -144,12 +150,11 @@ impl Retire {
     pub(super) async fn run(self) -> Result<(), String> {
         let report = self.here.inspect().await?;
         no_quorum(&report)?;
-        let recovery = Recovery {
-            format: FORMAT,
-            id: crate::controller::unique_id("retire"),
-            lineage: next_lineage(std::slice::from_ref(&report)),
-            from: Source::Retire,
-        };
+        if report.is_retired {
+            println!("{} was retired already", report.node);
+            return Ok(());
+        }
+        let recovery = recovery("retire", report.lineage.max(1) + 1, Source::Retire, false);
         begin(&self.here.paths(), &recovery, &report, self.dry_run, &["stop etcd".to_owned()], None).await
     }
 }
@@ -180,9 +185,9 @@ fn no_quorum(report: &Report) -> Result<(), String> {
     if report.quorum.is_some() {
         return Err(report.quorum_words());
     }
-    if report.own_endpoint.is_empty() {
+    if report.own_endpoint.is_empty() || report.cluster_id.is_empty() {
         return Err(format!(
-            "no member was ever planned on this node, so there are no addresses to serve at: {}. Begin on a node that had a member; without any, restore a backup \
+            "this node never had a member, so it knows neither the cluster nor addresses to serve at: {}. Begin on a node that had a member; without any, restore a backup \
              into the boot etcd of an installer, and pivot",
             report.message
         ));
@@ -190,9 +195,10 @@ fn no_quorum(report: &Report) -> Result<(), String> {
     Ok(())
 }
 
-/// Higher than any that is known of.
-fn next_lineage(reports: &[Report]) -> u64 {
-    reports.iter().map(|report| report.lineage).max().unwrap_or(0).max(1) + 1
+/// Higher than any that this node, or the others that are compared, know of. Those that were retired for this very recovery have heard of it already.
+fn next_lineage(own: &Report, others: &[Report]) -> u64 {
+    let others = others.iter().map(|other| if other.is_retired { other.lineage } else { other.known_lineage });
+    others.chain([own.known_lineage, own.lineage]).max().unwrap_or(0).max(1) + 1
 }
 
 /// All others of the cluster are named, and none of them runs an etcd.
@@ -211,10 +217,12 @@ async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize
             )
         });
     }
+    let ip = |endpoint: &str| address(endpoint).map(|address| address.ip().to_string());
     let is_named = |endpoint: &String| {
-        let address = endpoint.trim_start_matches("https://");
-        let ip = address.parse::<std::net::SocketAddr>().map(|address| address.ip().to_string()).unwrap_or_default();
-        rest.gone.iter().any(|gone| gone == endpoint || gone == address || *gone == ip)
+        let plain = endpoint.trim_start_matches("https://");
+        // What else was on this very node, as the boot etcd of the pivot, has just not answered.
+        ip(endpoint) == ip(&report.own_endpoint)
+            || rest.gone.iter().any(|gone| gone == endpoint || gone == plain || Some(gone) == ip(endpoint).as_ref())
     };
     let unnamed: Vec<&str> = others.iter().filter(|endpoint| !is_named(endpoint)).map(|endpoint| endpoint.as_str()).collect();
     if !unnamed.is_empty() {
@@ -223,7 +231,9 @@ async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize
             unnamed.join(", ")
         ));
     }
-    let mut named: Vec<&String> = rest.gone.iter().collect();
+    let plain = |gone: &String| ip(gone).or_else(|| ip(&format!("https://{gone}"))).unwrap_or_else(|| gone.clone());
+    let mut named: Vec<String> =
+        rest.gone.iter().map(plain).filter(|gone| Some(gone) != ip(&report.own_endpoint).as_ref()).collect();
     named.sort();
     named.dedup();
     if voters > named.len() + 1 {
@@ -276,7 +286,7 @@ async fn begin(
     } else {
         steps.push("make the data of a new cluster of one member: a new cluster ID, the revision 1,000,000,000 higher, all before it compacted".into());
         steps.push(format!("move the old data to {}", paths.archive().display()));
-        steps.push(format!("start etcd at {}; what it is called here is lineage {}", report.own_endpoint, recovery.lineage));
+        steps.push(format!("start etcd at {}, in lineage {}", report.own_endpoint, recovery.lineage));
     }
     let head = if dry_run { "would be done" } else { "what is done" };
     println!("{head} on {}, by its keeper:", report.node);
@@ -305,7 +315,10 @@ async fn begin(
         }
     }
     write(&paths.recovery_order(), recovery).map_err(|error| format!("{}: {error}", paths.recovery_order().display()))?;
-    println!("ordered as {}; the keeper goes on with it also without this command", recovery.id);
+    println!(
+        "ordered as {}; the keeper goes on with it also without this command, once no quorum has answered for 10 s",
+        recovery.id
+    );
     let done = follow(paths, recovery).await?;
     // It is done with: nothing reads it again.
     let _ = std::fs::remove_file(paths.recovery_order());

@@ -9,6 +9,7 @@ use etcd_operator_keeper::ask::{Answer, ask};
 use etcd_operator_keeper::contract::{Held, Order, Paths, State};
 use etcd_operator_keeper::files::{Found, read};
 use etcd_operator_keeper::identity;
+use etcd_operator_keeper::recover::retired;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
@@ -34,6 +35,12 @@ pub struct Report {
     pub cluster: String,
     /// Which life of the cluster the node's last order, or its own record, is of.
     pub lineage: u64,
+    /// The highest life that the node has heard of.
+    #[serde(default)]
+    pub known_lineage: u64,
+    /// Whether it was retired (`recover retire`): its data is of the life before, and is not started.
+    #[serde(default)]
+    pub is_retired: bool,
     /// The cluster that the node's member belongs to, 16 hex digits; empty = not known.
     #[serde(rename = "clusterID")]
     pub cluster_id: String,
@@ -164,14 +171,18 @@ pub async fn inspect(paths: &Paths, node: &str, namespace: &str, cluster: &str) 
         Found::Whole(order) if etcd_operator_keeper::order::objection(&order, &state).is_none() => Some(order),
         _ => state.last_order.as_deref().cloned(),
     };
-    let owner = order.as_ref().and_then(|order| identity::newest(order, &state));
+    // What lies on a node that was retired still is of the life before, and counts for whoever compares.
+    let retired = retired(&state);
+    report.is_retired = retired.is_some();
+    let owner = order.as_ref().and_then(|order| identity::newest(order, &state)).or_else(|| identity::of(retired?));
     if let Some(owner) = owner {
         (report.cluster_id, report.member_id) = (owner.cluster.to_string(), owner.member.to_string());
         report.removed = state.removed.contains(&report.member_id);
     }
     let lineages =
         [state.order_lineage, state.identity.as_ref().map_or(0, |i| i.lineage), order.as_ref().map_or(0, |o| o.lineage)];
-    report.lineage = lineages.into_iter().max().unwrap_or(0);
+    report.known_lineage = lineages.into_iter().chain(state.ended_by.as_ref().map(|record| record.lineage)).max().unwrap_or(0);
+    report.lineage = retired.map_or(lineages.into_iter().max().unwrap_or(0), |own| own.lineage);
     if report.message.is_empty() {
         report.phase = format!("{:?}", state.phase);
         report.reason.clone_from(&state.reason);

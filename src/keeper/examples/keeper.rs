@@ -1,5 +1,5 @@
 //! The keeper as a program of its own, for its tests: `keeper DIR DATA ETCD PROBE_PORT [--self-check]`. `KEEPER_DISK_WAIT_MS` and
-//! `KEEPER_MEMBERS_POLL_MS`, `KEEPER_MARK_MS`, `KEEPER_PROVE_MS` and `KEEPER_SELF_CHECK_MS` shorten what a test cannot wait for. `KEEPER_NEXT_PROBE_PORT` is
+//! `KEEPER_MEMBERS_POLL_MS`, `KEEPER_MARK_MS`, `KEEPER_QUIET_MS`, `KEEPER_PROVE_MS` and `KEEPER_SELF_CHECK_MS` shorten what a test cannot wait for. `KEEPER_NEXT_PROBE_PORT` is
 //! the probe's port of a keeper that takes over: one that is taken is a reason to go back; `KEEPER_NEXT_FIRST` a script that it runs first.
 
 use std::process::ExitCode;
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("KEEPER_MEMBERS_POLL_MS", &mut timing.members_poll),
         ("KEEPER_MARK_MS", &mut timing.mark),
         ("KEEPER_PROVE_MS", &mut timing.prove),
+        ("KEEPER_QUIET_MS", &mut timing.quiet),
         ("KEEPER_SELF_CHECK_MS", &mut timing.self_check),
     ] {
         if let Some(ms) = std::env::var(name).ok().and_then(|ms| ms.parse().ok()) {

@@ -12,12 +12,14 @@ use std::time::Duration;
 use common::{Bed, Node, copy_dir, etcd_bin, other_etcd, plain_flags, port, wait_for};
 use etcd_operator_etcd::client::{EtcdClient, Tls};
 use etcd_operator_etcd::wal::{self, DataDir, Reach};
+use etcd_operator_keeper::binary::boot_id;
 use etcd_operator_keeper::contract::{FORMAT, Phase, Recovery, RecoveryState, RecoveryStep, Source, State};
 use etcd_operator_keeper::lineage::{KEY, Record};
 use rustix::process::Signal;
 
 fn recovery(id: &str, from: Source) -> Recovery {
-    Recovery { format: FORMAT, id: id.into(), lineage: 2, from }
+    let ordered_ms = u64::try_from(etcd_operator_keeper::clock::unix_millis()).unwrap();
+    Recovery { format: FORMAT, id: id.into(), lineage: 2, from, other_is_lost: false, boot_id: boot_id(), ordered_ms }
 }
 
 /// As the command does.
@@ -131,7 +133,7 @@ fn recovers_from_its_own_disk(etcd: &Path) {
     node.change_order(|order| order.sequence = 99);
     node.wait_state("why the order is refused", |s| s.order_refused.as_ref().is_some_and(|why| why.contains("lineage 1")));
     // The cluster says itself what it follows, and a member of before that asks it does not start.
-    let recorded = node.wait_state("the record", |s| s.recovery.as_ref().is_some_and(|r| r.is_recorded));
+    let recorded = node.wait_state("the record", |s| s.began.as_ref().is_some_and(|began| began.is_recorded));
     let record: Record = serde_json::from_str(&value(&node, KEY).unwrap()).unwrap();
     assert_eq!(record.supersedes, [before.cluster.to_string()]);
     assert_eq!((record.lineage, &record.cluster_id), (2, &recorded.identity.unwrap().cluster_id));
@@ -154,9 +156,20 @@ fn recovers_from_its_own_disk(etcd: &Path) {
     node.start_keeper();
     node.wait_ready();
     // And again: it was recovered already.
-    order(&others[0], &recovery("twice", survivor(&others[0])));
+    order(&others[0], &Recovery { lineage: 3, ..recovery("twice", survivor(&others[0])) });
     let state = wait_step(&others[0], "twice", RecoveryStep::Failed);
     assert!(state.recovery.unwrap().message.contains("recovered on another node"));
+    // What was ordered on another day, or under another kernel, is not begun.
+    let now = recovery("late", survivor(&others[0]));
+    for (id, late) in [
+        ("late", Recovery { ordered_ms: now.ordered_ms - 700_000, ..now.clone() }),
+        ("boot", Recovery { boot_id: "x".into(), ..now }),
+    ] {
+        order(&others[0], &Recovery { id: id.into(), lineage: 3, other_is_lost: true, ..late });
+        let state = wait_step(&others[0], id, RecoveryStep::Failed);
+        let why = state.recovery.unwrap().message;
+        assert!(why.contains("on another day") || why.contains("recovered on another node"), "{why}");
+    }
     // A new member on the other node, as its controller orders one.
     let other = &mut others[0];
     other.order.lineage = 2;
@@ -281,6 +294,54 @@ fn a_node_that_is_retired_never_serves_its_old_data_again() {
     others[0].wait_phase(Phase::Waiting, "OrderedToWait");
     others[0].stays(Phase::Waiting, "OrderedToWait");
     assert!(others[0].data_dir().join("member/wal").is_dir());
+    // Once is enough, and what lies there is not lost: it can still be the one to begin from.
+    let lineage = |recovery: Recovery| Recovery { lineage: 3, ..recovery };
+    order(&others[0], &lineage(recovery("again", Source::Retire)));
+    let state = wait_step(&others[0], "again", RecoveryStep::Failed);
+    assert!(state.recovery.unwrap().message.contains("retired already"));
+    let old = wal::owner(&others[0].data_dir().join("member/wal")).unwrap().cluster.to_string();
+    let from = survivor(&others[0]);
+    // A quorum of before that is there after all is not given up.
+    others[1].power_off();
+    order(&others[0], &lineage(recovery("back", from)));
+    wait_step(&others[0], "back", RecoveryStep::Done);
+    others[0].wait_ready();
+    assert_eq!(value(&others[0], "last").as_deref(), Some("acknowledged"));
+    others[0].wait_state("the record", |s| s.began.as_ref().is_some_and(|began| began.is_recorded));
+    let record: Record = serde_json::from_str(&value(&others[0], KEY).unwrap()).unwrap();
+    assert_eq!((record.lineage, record.supersedes), (3, vec![old]));
+    // The one that was recovered is lost again, and the other one has heard of it.
+    let from = survivor(&others[1]);
+    others[1].start_keeper();
+    others[1].wait_phase(Phase::Waiting, "Superseded");
+    let again = |id: &str, other_is_lost| Recovery { lineage: 4, other_is_lost, ..recovery(id, from.clone()) };
+    order(&others[1], &again("beside", true));
+    let state = wait_step(&others[1], "beside", RecoveryStep::Failed);
+    assert!(state.recovery.unwrap().message.contains("recovered on another node"));
+    others[0].power_off();
+    order(&others[1], &again("unsaid", false));
+    wait_step(&others[1], "unsaid", RecoveryStep::Failed);
+    order(&others[1], &again("lost", true));
+    wait_step(&others[1], "lost", RecoveryStep::Done);
+    others[1].wait_ready();
+    assert_eq!(value(&others[1], "last").as_deref(), Some("acknowledged"));
+    // Above all that the life before may have reached.
+    assert!(revision(&bed, &others[1]) > 4_000_000_000);
+}
+
+#[test]
+fn an_old_member_that_runs_alone_ends_once_it_hears_of_the_new_life() {
+    let bed = Bed::new();
+    let (mut node, mut others) = last_of_three(&bed, &etcd_bin("etcd"));
+    // Started while the recovered one cannot be asked yet.
+    others[0].start_keeper();
+    others[0].wait_phase(Phase::Running, "ColdStart");
+    let from = survivor(&node);
+    order(&node, &recovery("survive", from));
+    node.start_keeper();
+    wait_step(&node, "survive", RecoveryStep::Done);
+    others[0].wait_phase(Phase::Waiting, "Superseded");
+    assert_eq!(others[0].state().etcd_pid, None);
 }
 
 #[test]
@@ -337,7 +398,7 @@ fn a_power_cut_between_the_old_data_and_the_new_goes_on_to_the_new() {
     // As it was written down before the first rename.
     let mut state: State = serde_json::from_slice(&before).unwrap();
     let done = node.state().recovery.unwrap();
-    state.recovery = Some(RecoveryState { step: RecoveryStep::Switching, supersedes: Vec::new(), is_recorded: false, ..done });
+    state.recovery = Some(RecoveryState { step: RecoveryStep::Switching, ..done });
     for in_place in [true, false] {
         etcd_operator_keeper::files::write(&node.paths.state(), &state).unwrap();
         if !in_place {

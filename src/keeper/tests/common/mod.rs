@@ -338,7 +338,9 @@ impl Node {
             restart: None,
             keeper: None,
         };
-        let env = vec![("KEEPER_MEMBERS_POLL_MS".to_owned(), "500".to_owned())];
+        let env = [("KEEPER_MEMBERS_POLL_MS", "500"), ("KEEPER_QUIET_MS", "1000")]
+            .map(|(name, ms)| (name.to_owned(), ms.to_owned()))
+            .into();
         Self {
             name: name.into(),
             log: root.join("keeper.log"),
