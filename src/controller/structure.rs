@@ -453,6 +453,7 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
     let status = member.status.clone().unwrap_or_default().boot.unwrap_or_default();
     let orders = member.spec.boot.clone();
     let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
+    let cluster = view.etcd.as_ref().ok().map(|reading| reading.cluster_id.to_string());
     plan::Boot::Member {
         id,
         host: if by_command {
@@ -475,7 +476,11 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
             (by_command, _) => by_command,
         },
         // What keeps it from starting is its command's `kill`.
-        tombstone: if by_command { plan::Tombstone::Impossible } else { tombstone_of(orders.as_ref(), &status) },
+        tombstone: if by_command {
+            plan::Tombstone::Impossible
+        } else {
+            tombstone_of(orders.as_ref(), &status, cluster.as_deref())
+        },
     }
 }
 
@@ -488,7 +493,14 @@ fn command_drain(view: &View, memory: &Memory) -> plan::BootDrain {
     }
 }
 
-fn tombstone_of(orders: Option<&BootSpec>, status: &BootStatus) -> plan::Tombstone {
+fn tombstone_of(orders: Option<&BootSpec>, status: &BootStatus, cluster: Option<&str>) -> plan::Tombstone {
+    let drained_from = orders.and_then(|b| b.drain.as_ref()).map(|drain| drain.cluster_id.as_str());
+    if let (Some(before), Some(now)) = (drained_from, cluster)
+        && before != now
+    {
+        // Boot was of the cluster's life before a recovery: nobody is left who could say that it was removed, and what it has joins nothing.
+        return plan::Tombstone::Impossible;
+    }
     match orders.and_then(|b| b.tombstone.as_ref()) {
         None => plan::Tombstone::None,
         Some(id) if status.tombstone_id.as_ref() == Some(id) => plan::Tombstone::Set,

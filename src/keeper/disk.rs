@@ -161,7 +161,10 @@ pub fn archive(paths: &Paths, member_name: &str, limit: u64) -> Result<PathBuf, 
 }
 
 /// Bytes of all files below.
-fn size(path: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// When the file system fails.
+pub fn size(path: &Path) -> io::Result<u64> {
     let mut total: u64 = 0;
     for entry in fs::read_dir(path)? {
         let entry = entry?;

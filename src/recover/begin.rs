@@ -8,6 +8,7 @@ use clap::Args;
 use etcd_operator_etcd::client::{EtcdClient, Tls};
 use etcd_operator_keeper::binary::boot_id;
 use etcd_operator_keeper::contract::{FORMAT, Paths, Recovery, RecoveryState, RecoveryStep, Source, State};
+use etcd_operator_keeper::disk;
 use etcd_operator_keeper::files::{Found, read, write};
 use etcd_operator_keeper::order::address;
 
@@ -114,7 +115,8 @@ impl FromSurvivor {
         rest_is_gone(&paths, &report, &self.rest, voters).await?;
         let source = Source::Survivor { member: own.member_id.clone(), last_term: own.last_term, last_index: own.last_index };
         let recovery = recovery("recover", next_lineage(&report, &others), source, self.rest.recovered_node_is_lost);
-        room(&paths, size(&paths.member(&own.name))?)?;
+        let place = paths.member(&own.name);
+        room(&paths, disk::size(&place).map_err(|error| format!("{}: {error}", place.display()))?)?;
         let steps = [
             format!("stop etcd; copy the data of member {} to {}", own.member_id, paths.recovery().display()),
             format!("have an etcd apply all of its log there, up to term {} and index {}", own.last_term, own.last_index),
@@ -257,18 +259,6 @@ fn room(paths: &Paths, database: u64) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// Bytes of all files below.
-fn size(dir: &Path) -> Result<u64, String> {
-    let at = |error: std::io::Error| format!("{}: {error}", dir.display());
-    let mut total = 0;
-    for entry in std::fs::read_dir(dir).map_err(at)? {
-        let entry = entry.map_err(at)?;
-        let metadata = entry.metadata().map_err(at)?;
-        total += if metadata.is_dir() { size(&entry.path())? } else { metadata.len() };
-    }
-    Ok(total)
 }
 
 /// Writes the order and stays until it is done.

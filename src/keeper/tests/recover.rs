@@ -330,6 +330,32 @@ fn a_node_that_is_retired_never_serves_its_old_data_again() {
 }
 
 #[test]
+fn an_election_is_not_the_end_of_a_quorum() {
+    let bed = Bed::new();
+    let mut nodes = bed.three_voters(&etcd_bin("etcd"));
+    // As long as the product waits.
+    nodes[2].set_env("KEEPER_QUIET_MS", "10000");
+    nodes[2].stop_keeper();
+    nodes[2].start_keeper();
+    nodes[2].wait_ready();
+    let leader = bed.etcdctl(&nodes[0].client(), &["endpoint", "status"])[0]["Status"]["leader"].as_u64().unwrap();
+    let id = |node: &Node| u64::from_str_radix(&node.member_id(), 16).unwrap();
+    if id(&nodes[2]) == leader {
+        bed.etcdctl(&nodes[2].client(), &["move-leader", &nodes[0].member_id()]);
+    }
+    let leads =
+        |node: &Node| bed.etcdctl(&node.client(), &["endpoint", "status"])[0]["Status"]["leader"].as_u64() == Some(id(node));
+    let dies = if leads(&nodes[0]) { 0 } else { 1 };
+    let pid = nodes[2].etcd_pid();
+    nodes[dies].power_off();
+    order(&nodes[2], &recovery("hasty", Source::Retire));
+    let state = wait_step(&nodes[2], "hasty", RecoveryStep::Failed);
+    assert!(state.recovery.unwrap().message.contains("a quorum of the cluster answers"));
+    assert_eq!(nodes[2].etcd_pid(), pid);
+    bed.etcdctl(&nodes[2].client(), &["put", "key", "value"]);
+}
+
+#[test]
 fn an_old_member_that_runs_alone_ends_once_it_hears_of_the_new_life() {
     let bed = Bed::new();
     let (mut node, mut others) = last_of_three(&bed, &etcd_bin("etcd"));
