@@ -206,8 +206,7 @@ fn next_lineage(own: &Report, others: &[Report]) -> u64 {
 /// All others of the cluster are named, and none of them runs an etcd.
 async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize) -> Result<(), String> {
     let tls = Tls::read(&paths.pki()).map_err(|error| format!("{}: {error}", paths.pki().display()))?;
-    let others: Vec<&String> = report.endpoints.iter().filter(|endpoint| **endpoint != report.own_endpoint).collect();
-    for endpoint in &others {
+    for endpoint in report.endpoints.iter().filter(|endpoint| **endpoint != report.own_endpoint) {
         let client = EtcdClient::new(endpoint, &tls).await.map_err(|error| error.to_string())?;
         let Ok(status) = client.status(ASK).await else { continue };
         let cluster = status.cluster_id.to_string();
@@ -219,25 +218,33 @@ async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize
             )
         });
     }
-    let ip = |endpoint: &str| address(endpoint).map(|address| address.ip().to_string());
-    let is_named = |endpoint: &String| {
-        let plain = endpoint.trim_start_matches("https://");
-        // What else was on this very node, as the boot etcd of the pivot, has just not answered.
-        ip(endpoint) == ip(&report.own_endpoint)
-            || rest.gone.iter().any(|gone| gone == endpoint || gone == plain || Some(gone) == ip(endpoint).as_ref())
+    are_named(report, &rest.gone, voters)
+}
+
+/// Whether a human has said of each other member that it is gone.
+fn are_named(report: &Report, gone: &[String], voters: usize) -> Result<(), String> {
+    // However it is written: an address, with a port, a URL.
+    let ip = |text: &str| {
+        let plain = text.trim_start_matches("https://");
+        address(&format!("https://{plain}")).map_or_else(|| plain.to_owned(), |address| address.ip().to_string())
     };
-    let unnamed: Vec<&str> = others.iter().filter(|endpoint| !is_named(endpoint)).map(|endpoint| endpoint.as_str()).collect();
+    // What else was on this very node, as the boot etcd of the pivot, has just not answered.
+    let own = ip(&report.own_endpoint);
+    let mut named: Vec<String> = gone.iter().map(|gone| ip(gone)).filter(|gone| *gone != own).collect();
+    named.sort();
+    named.dedup();
+    let unnamed: Vec<&str> = report
+        .endpoints
+        .iter()
+        .filter(|endpoint| ip(endpoint) != own && !named.contains(&ip(endpoint)))
+        .map(String::as_str)
+        .collect();
     if !unnamed.is_empty() {
         return Err(format!(
             "nobody has said what became of the members at {}: power them off or run `recover retire` there, and name each with --gone",
             unnamed.join(", ")
         ));
     }
-    let plain = |gone: &String| ip(gone).or_else(|| ip(&format!("https://{gone}"))).unwrap_or_else(|| gone.clone());
-    let mut named: Vec<String> =
-        rest.gone.iter().map(plain).filter(|gone| Some(gone) != ip(&report.own_endpoint).as_ref()).collect();
-    named.sort();
-    named.dedup();
     if voters > named.len() + 1 {
         return Err(format!(
             "the log here says that {voters} members vote, and {} others are named: name each with --gone, also those that this node does not know",
@@ -380,4 +387,40 @@ fn words(recovery: &RecoveryState) -> String {
     };
     let message = if recovery.message.is_empty() { String::new() } else { format!(": {}", recovery.message) };
     format!("{}, lineage {}: {step}{message}", recovery.id, recovery.lineage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(endpoints: &[&str]) -> Report {
+        let endpoints = endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect();
+        Report { own_endpoint: "https://10.0.0.1:2379".into(), endpoints, ..Report::default() }
+    }
+
+    #[test]
+    fn each_other_member_has_to_be_named_however_it_is_written() {
+        let all = report(&["https://10.0.0.1:2379", "https://10.0.0.1:12379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"]);
+        let named =
+            |gone: &[&str], voters| are_named(&all, &gone.iter().map(|gone| (*gone).to_owned()).collect::<Vec<_>>(), voters);
+        assert_eq!(named(&["10.0.0.2", "https://10.0.0.3:2379"], 3), Ok(()));
+        assert_eq!(named(&["10.0.0.2:2379", "10.0.0.3"], 0), Ok(()));
+        let why = named(&["10.0.0.3"], 3).unwrap_err();
+        assert!(why.contains("10.0.0.2:2379") && !why.contains("10.0.0.3") && !why.contains("12379"), "{why}");
+        // The same one twice, or this node, is nobody else.
+        let why = named(&["10.0.0.2", "10.0.0.3", "https://10.0.0.3:2379", "10.0.0.1"], 4).unwrap_err();
+        assert!(why.contains("4 members vote, and 2 others"), "{why}");
+        // Of one that this node has never heard of only its address is known.
+        assert_eq!(named(&["10.0.0.2", "10.0.0.3", "10.0.0.4"], 4), Ok(()));
+    }
+
+    #[test]
+    fn a_new_life_is_above_all_that_anybody_has_heard_of_but_for_what_was_retired_for_it() {
+        let of = |lineage, known_lineage, is_retired| Report { lineage, known_lineage, is_retired, ..Report::default() };
+        assert_eq!(next_lineage(&of(1, 1, false), &[]), 2);
+        assert_eq!(next_lineage(&of(0, 0, false), &[]), 2);
+        assert_eq!(next_lineage(&of(1, 1, false), &[of(1, 2, true)]), 2);
+        assert_eq!(next_lineage(&of(1, 1, false), &[of(1, 2, false)]), 3);
+        assert_eq!(next_lineage(&of(1, 2, true), &[]), 3);
+    }
 }
