@@ -77,8 +77,6 @@ suite() {
     local name=$1; shift
     ! passed_before "$name" || return 0
     printf '\n== %s: %s\n' "$name" "$*"
-    # The gigabytes of a build are still on their way to the disk: no etcd should wait for them in the middle of a test.
-    sync
     local started=$SECONDS code=0
     "$@" 2>&1 | tee "$log/$name" || code=$?
     local ran

@@ -124,7 +124,10 @@ fn has_newer(pki: &Path, kind: &str, pem: &str) -> bool {
     let there = parse(&pki.join(format!("{kind} that is there")), kind, &String::from_utf8_lossy(&there));
     let (Ok(there), Ok(offered)) = (there, parse(pki, kind, pem)) else { return false };
     let is_valid = there.begins <= now_s() && now_s() < there.ends;
-    there.key == offered.key && there.begins > offered.begins && is_valid
+    let is_later = there.begins > offered.begins && there.ends > offered.ends;
+    // A clock that was ahead is no reason to be without an address.
+    let covers = offered.names.iter().all(|name| there.names.contains(name));
+    there.key == offered.key && is_later && is_valid && covers
 }
 
 fn belongs(pki: &Path, kind: &str, pem: &str) -> Result<(), Problem> {
@@ -166,6 +169,8 @@ struct Found {
     begins: i64,
     /// Until when.
     ends: i64,
+    /// The names and addresses that it is for.
+    names: Vec<String>,
 }
 
 fn now_s() -> i64 {
@@ -187,7 +192,9 @@ fn parsed(kind: &str, pem: &str) -> Result<Found, Problem> {
     let certificate = first.parse_x509().map_err(|error| wrong(error.to_string()))?;
     let validity = certificate.validity();
     let (begins, ends) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    Ok(Found { key: certificate.public_key().raw.to_vec(), begins, ends })
+    let names = certificate.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+    let names = names.into_iter().flatten().map(|name| format!("{name:?}")).collect();
+    Ok(Found { key: certificate.public_key().raw.to_vec(), begins, ends, names })
 }
 
 #[cfg(test)]

@@ -34,8 +34,9 @@ const AFTER_MANY_REFUSALS: Duration = Duration::from_secs(5);
 const ETCD_SILENT_MS: u64 = 15_000;
 /// 15 s become 8 min.
 const MOST_DOUBLINGS: u32 = 5;
-/// Two passes that are further apart than this do not belong together, ms: a held one comes every 5 s and takes 2 s.
-const BREAK_MS: u64 = 9_000;
+/// Two passes that are further apart than this do not belong together, ms: a held one comes every 5 s, and takes 2 s to ask etcd and 4 s to look for another life
+/// of it.
+const BREAK_MS: u64 = 14_000;
 /// How long this replica then does not lead: for another to see the free Lease, which takes it 2 s.
 const STANDS_ASIDE: Duration = Duration::from_secs(10);
 

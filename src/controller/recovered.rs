@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use etcd_operator_api::member::Role;
+use etcd_operator_etcd::client::Member;
 use etcd_operator_etcd::dial::Endpoint;
 use etcd_operator_etcd::ids::ClusterId;
 use etcd_operator_keeper::lineage::{KEY, Record};
@@ -44,6 +45,7 @@ pub(crate) async fn adopt(context: &Context, view: &View, memory: &mut Memory) -
         return Ok(false);
     }
     let Ok(lineage) = i64::try_from(life.lineage) else { return Ok(false) };
+    let lineage = lineage.max(view.status.lineage + 1);
     let mut object = view.cluster.clone();
     let new = object.status.get_or_insert_default();
     (new.lineage, new.cluster_id, new.intent) = (lineage, Some(life.cluster_id.clone()), None);
@@ -74,8 +76,7 @@ async fn newest_life(view: &View, memory: &mut Memory, known: ClusterId) -> Opti
             clients.push(client);
         }
     }
-    let lineage = u64::try_from(view.status.lineage).unwrap_or(0);
-    let answers = join_all(clients.iter().map(|client| look(client.as_ref(), known, lineage))).await;
+    let answers = join_all(clients.iter().map(|client| look(client.as_ref(), known))).await;
     let mut lives = Vec::new();
     for answer in answers {
         match answer {
@@ -87,13 +88,13 @@ async fn newest_life(view: &View, memory: &mut Memory, known: ClusterId) -> Opti
     only(lives)
 }
 
-async fn look(client: &dyn Endpoint, known: ClusterId, lineage: u64) -> At {
+async fn look(client: &dyn Endpoint, known: ClusterId) -> At {
     match client.status(READ_LIMIT).await {
         Ok(status) if status.leader.is_none() => At::Nothing,
         Ok(status) if status.cluster_id == known => At::Known,
         Ok(_) => {
             let read = client.get(KEY, READ_LIMIT).await.ok().and_then(|(cluster, value)| Record::of(cluster, &value?));
-            let life = read.filter(|record| record.ends(known, lineage));
+            let life = read.filter(|record| record.ends(known));
             life.map_or(At::Nothing, |record| At::Life(client.url().to_owned(), record))
         }
         Err(_) => At::Nothing,
@@ -138,8 +139,21 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
     for member in view.members.iter().filter(|member| member.spec.role != Role::Boot && member.spec.lineage < lineage) {
         let Some(seat) = &member.spec.seat else { continue };
         let node_name = &member.spec.node_name;
-        // Not added yet, or of this cluster though the lineage does not say so: only the order has to be one that counts.
+        let node = view.all_nodes.iter().find(|node| node.name_any() == *node_name);
+        let mut addresses = node.map(|node| readdress::own_ips(view, node)).unwrap_or_default();
+        addresses.extend(members::address(&seat.order.peer_url).parse::<SocketAddr>().map(|a| a.ip()));
+        if let Some(found) = structure::there(view, node_name, &addresses) {
+            written += structure::again(context, view, member, found).await?;
+            continue;
+        }
+        // One of it may be listed at an address that is not known yet, or be about to start: what its node runs is right.
+        let is_of_node = |m: &Member| members::generation(&m.name, node_name).is_some();
+        let is_at = |m: &Member| addresses.iter().any(|ip| m.peer_urls.contains(&members::url(*ip, view.ports().peer)));
+        if reading.members.iter().any(|(m, _)| is_of_node(m) || is_at(m)) {
+            continue;
+        }
         if seat.order.cluster_id.as_ref().is_none_or(|id| *id == cluster) {
+            // Not added yet: only the order has to be one that counts.
             members::change(context, member, |spec| {
                 spec.lineage = lineage;
                 if let Some(seat) = &mut spec.seat {
@@ -148,18 +162,7 @@ pub(crate) async fn ensure(context: &Context, view: &View) -> Result<usize, Cont
             })
             .await?;
             written += 1;
-            continue;
-        }
-        let node = view.all_nodes.iter().find(|node| node.name_any() == *node_name);
-        let mut addresses = node.map(|node| readdress::own_ips(view, node)).unwrap_or_default();
-        addresses.extend(members::address(&seat.order.peer_url).parse::<SocketAddr>().map(|a| a.ip()));
-        if let Some(found) = structure::there(view, node_name, &addresses) {
-            written += structure::again(context, view, member, found).await?;
-            continue;
-        }
-        // One of it may be listed at an address that is not known yet: what its node runs is right.
-        let is_of_node = reading.members.iter().any(|(m, _)| members::generation(&m.name, node_name).is_some());
-        if member.spec.role == Role::Member && !is_of_node {
+        } else if member.spec.role == Role::Member {
             act::take_seat(context, member, lineage).await?;
             written += 1;
         }

@@ -454,6 +454,8 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
     let orders = member.spec.boot.clone();
     let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
     let cluster = view.etcd.as_ref().ok().map(|reading| reading.cluster_id.to_string());
+    // Its EtcdMember is never made anew.
+    let is_of_before = view.boot_member().is_some_and(|member| member.spec.lineage.max(1) < view.status.lineage);
     plan::Boot::Member {
         id,
         host: if by_command {
@@ -476,7 +478,7 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
             (by_command, _) => by_command,
         },
         // What keeps it from starting is its command's `kill`.
-        tombstone: if by_command {
+        tombstone: if by_command || is_of_before {
             plan::Tombstone::Impossible
         } else {
             tombstone_of(orders.as_ref(), &status, cluster.as_deref())

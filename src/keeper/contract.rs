@@ -215,6 +215,8 @@ pub struct Began {
 /// How far a recovery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecoveryStep {
+    /// It was seen, and is begun once no quorum has answered for a while.
+    Waiting,
     /// The new data is being made. The old data is where it was.
     Building,
     /// The new data is whole; it is put in the place of the old, which goes into the archive.

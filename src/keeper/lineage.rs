@@ -40,10 +40,10 @@ impl Record {
         (record.cluster_id == cluster.to_string()).then_some(record)
     }
 
-    /// Whether it ends the life of a cluster.
+    /// Whether it ends the life of a cluster: each has an ID of its own.
     #[must_use]
-    pub fn ends(&self, cluster: ClusterId, lineage: u64) -> bool {
-        self.lineage > lineage && self.supersedes.contains(&cluster.to_string())
+    pub fn ends(&self, cluster: ClusterId) -> bool {
+        self.supersedes.contains(&cluster.to_string())
     }
 
     /// The record of a life that follows the one of `before`, if that left one.
@@ -88,7 +88,7 @@ pub(crate) async fn leave(
 }
 
 /// The record of a cluster at one of these endpoints that ends the life of this one.
-pub async fn that_ends(pki: &Path, endpoints: &[String], cluster: ClusterId, lineage: u64, limit: Duration) -> Option<Record> {
+pub async fn that_ends(pki: &Path, endpoints: &[String], cluster: ClusterId, limit: Duration) -> Option<Record> {
     let tls = Tls::read(pki).ok()?;
     let first = ask::first(endpoints, |endpoint| {
         let tls = tls.clone();
@@ -100,8 +100,7 @@ pub async fn that_ends(pki: &Path, endpoints: &[String], cluster: ClusterId, lin
                 return Err(());
             }
             let (of, value) = client.get(KEY, limit).await.map_err(drop)?;
-            let record =
-                value.and_then(|value| Record::of(of, &value)).filter(|record| of != cluster && record.ends(cluster, lineage));
+            let record = value.and_then(|value| Record::of(of, &value)).filter(|record| of != cluster && record.ends(cluster));
             record.ok_or(())
         }
     });
@@ -123,10 +122,10 @@ mod tests {
             revision: 7,
         };
         let second = new(2, two, one).after(None);
-        assert!(second.ends(one, 1) && !second.ends(two, 2) && !second.ends(one, 2) && !second.ends(three, 1));
+        assert!(second.ends(one) && !second.ends(two) && !second.ends(three));
         // Its store recovered once more: the first life is still over.
         let third = new(3, three, two).after(Some(second.clone()));
-        assert!(third.ends(one, 1) && third.ends(two, 2));
+        assert!(third.ends(one) && third.ends(two) && !third.ends(three));
         // Written again, it stays as it is.
         assert_eq!(new(3, three, two).after(Some(third.clone())), third);
         let value = serde_json::to_vec(&second).unwrap();

@@ -267,7 +267,7 @@ async fn peers(
         return Peers::NoAnswer;
     };
     let (pki, others) = (paths.pki(), ask::others(order, state));
-    let ended = lineage::that_ends(&pki, &others, cluster, order.lineage, timing.ask);
+    let ended = lineage::that_ends(&pki, &others, cluster, timing.ask);
     let asked = ask::ask(&pki, &others, cluster, timing.ask);
     tokio::pin!(ended, asked);
     // Whoever has the list does not wait for what only matters without one.
@@ -287,7 +287,7 @@ async fn peers(
                 Some(found) => found,
                 None => ended.await,
             };
-            let known = state.ended_by.clone().filter(|record| record.ends(cluster, order.lineage));
+            let known = state.ended_by.clone().filter(|record| record.ends(cluster));
             return match (ended, known) {
                 (Some(record), _) => Peers::Ended(record, true),
                 (None, Some(record)) => Peers::Ended(record, false),

@@ -53,23 +53,28 @@ impl Keeper {
             self.publish(Phase::Waiting, Reason::DiskUnreadable, &look.detail);
             return Next::Idle(self.args.timing.decide_again);
         }
-        let began = self.store.state.recovery.as_ref().filter(|began| began.id == recovery.id).map(|began| began.step);
-        let is_new = began.is_none();
+        let began = self.began(recovery);
+        let is_new = matches!(began, None | Some(RecoveryStep::Waiting));
         let objection = self.objection(recovery, order, look).or_else(|| is_new.then(|| stale(recovery)).flatten());
         let Some(order) = order.cloned() else {
             self.not_recovered(recovery, &objection.unwrap_or_default());
             return Next::Decide;
         };
         let owner = identity::of_new_cluster(&order.etcd.peer_url, &recovery.id);
-        if let Some(why) = objection {
-            if began != Some(RecoveryStep::Switching) || self.is_old_there(&order, owner) {
+        // The old data is in the archive, and this is the way on; or there was none.
+        let is_between = began == Some(RecoveryStep::Switching) && !self.is_old_there(&order, owner);
+        match objection {
+            Some(why) if !is_between => {
                 self.not_recovered(recovery, &why);
                 return Next::Decide;
             }
-            // The old data is in the archive already: this is the way on.
-            tracing::warn!(why, "the recovery goes on all the same: its data was whole before");
+            // Two lives at once are worse than none here.
+            Some(why) if look.members.is_some() => return self.stuck_between(&why),
+            Some(why) => tracing::warn!(why, "the recovery goes on all the same: its data was whole before"),
+            None => {}
         }
-        if is_new && !self.is_quiet(recovery) {
+        // Also where it goes on after a power cut, in which all of them start.
+        if !is_between && !self.is_quiet(recovery) {
             self.publish(Phase::Waiting, Reason::Recovering, "no quorum answers; it is waited for a little longer");
             return Next::Idle(ASK_AGAIN);
         }
@@ -88,6 +93,11 @@ impl Keeper {
                 }
             }
             self.note_recovery(recovery, RecoveryStep::Switching, "");
+            if !self.save("that the new data is whole") {
+                return self.stuck("the state file cannot be written");
+            }
+            // It took its time: who answers by now?
+            return Next::Decide;
         }
         // On the disk before anything is moved, also where it is tried again.
         if !self.save("that the new data is whole") {
@@ -99,22 +109,32 @@ impl Keeper {
                 self.not_recovered(recovery, &why);
                 Next::Decide
             }
-            Err(why) => self.stuck(&format!(
-                "{why}. What was here before may be in {}; {} removed, this is given up",
-                self.paths.archive().display(),
-                self.paths.recovery_order().display()
-            )),
+            Err(why) => self.stuck_between(&why),
         }
+    }
+
+    /// How far it is, if it was seen before.
+    fn began(&self, recovery: &Recovery) -> Option<RecoveryStep> {
+        self.store.state.recovery.as_ref().filter(|began| began.id == recovery.id).map(|began| began.step)
+    }
+
+    /// How long no quorum must have answered for it not to be an election.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        let election = self.order.as_ref().map_or(0, |order| order.etcd.election_ms);
+        self.args.timing.quiet.max(Duration::from_millis(u64::from(election)) * 3)
     }
 
     /// Whether no quorum has answered since the order was seen, for longer than an election takes.
     pub(crate) fn is_quiet(&mut self, recovery: &Recovery) -> bool {
-        let election = self.order.as_ref().map_or(0, |order| order.etcd.election_ms);
-        let wanted = self.args.timing.quiet.max(Duration::from_millis(u64::from(election)) * 3);
         match &self.quiet {
-            Some((id, since)) if *id == recovery.id => since.elapsed() >= wanted,
+            Some((id, since)) if *id == recovery.id => since.elapsed() >= self.quiet_for(),
             _ => {
                 self.quiet = Some((recovery.id.clone(), now()));
+                // Whoever ordered it sees that it was seen.
+                if self.began(recovery).is_none() {
+                    self.note_recovery(recovery, RecoveryStep::Waiting, "");
+                    self.save("that a recovery is ordered");
+                }
                 false
             }
         }
@@ -170,14 +190,14 @@ impl Keeper {
             member_name: order.member_name.clone(),
         };
         let old = identity::newest(order, state);
-        let ended = old.map(|old| old.cluster.to_string()).or_else(|| order.cluster_id.clone());
-        end(state, ended);
+        let known = old.map(|old| old.cluster.to_string()).or_else(|| order.cluster_id.clone());
+        end(state, known.clone(), owner.is_some());
         let sequence = if owner.is_some() { FIRST_SEQUENCE } else { BEFORE_FIRST };
         let new = Order {
             lineage: recovery.lineage,
             sequence,
             // A node that was retired goes on knowing whom it must not be beside.
-            cluster_id: owner.map(|owner| owner.cluster.to_string()).or_else(|| order.cluster_id.clone()),
+            cluster_id: owner.map(|owner| owner.cluster.to_string()).or(known),
             member_id: owner.map(|owner| owner.member.to_string()),
             run: if owner.is_some() { Run::Run } else { Run::Wait },
             ask: if owner.is_some() { Vec::new() } else { order.ask.clone() },
@@ -220,6 +240,15 @@ impl Keeper {
         self.note_recovery(recovery, RecoveryStep::Failed, why);
         self.save("that a recovery failed");
         self.clear_recovery(recovery);
+    }
+
+    /// There is no way back by itself.
+    fn stuck_between(&mut self, why: &str) -> Next {
+        self.stuck(&format!(
+            "{why}. What was here before is in {}; once {} is removed, this is given up",
+            self.paths.archive().display(),
+            self.paths.recovery_order().display()
+        ))
     }
 
     /// Tried again, as nothing else can be done here.
@@ -326,11 +355,12 @@ pub fn retired(state: &State) -> Option<&Identity> {
     state.retired.as_ref().filter(|_| is_open)
 }
 
-/// Remembers that the life of a cluster is over.
-fn end(state: &mut State, cluster: Option<String>) {
-    let record = state.ended_by.take();
-    let told = record.into_iter().flat_map(|record| record.supersedes.into_iter().chain([record.cluster_id]));
-    for id in cluster.into_iter().chain(told) {
+/// Remembers which lives are over: this node's, and those before the one that it has heard of; that one, too, if another is begun here.
+fn end(state: &mut State, cluster: Option<String>, begins: bool) {
+    let record = if begins { state.ended_by.take() } else { state.ended_by.clone() };
+    let heard_of = record.as_ref().filter(|_| begins).map(|record| record.cluster_id.clone());
+    let before = record.map(|record| record.supersedes).unwrap_or_default();
+    for id in cluster.into_iter().chain(before).chain(heard_of) {
         note(&mut state.ended, &id);
     }
 }

@@ -67,7 +67,8 @@ impl Keeper {
         let found = self.order.as_ref().and_then(|order| order.drain.as_ref()).map(|drain| drain.id.clone());
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let (mut records, mut quorum) = (Rounds::new(timing.decide_again), Rounds::new(timing.order_poll * 5));
-        let (mut lives, mut is_alone) = (Rounds::new(timing.members_poll), false);
+        let (mut lives, mut others, mut alone_since) =
+            (Rounds::new(timing.members_poll), Rounds::new(timing.order_poll * 5), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
@@ -170,7 +171,7 @@ impl Keeper {
             }
             match members.poll(|| self.ask_members(&running)).await {
                 Some(Answer::Members(answer)) => {
-                    is_alone = false;
+                    alone_since = None;
                     self.remember(&answer);
                     self.save("the members' endpoints");
                     if !answer.members.iter().any(|m| m.id == running.owner.member) {
@@ -178,11 +179,20 @@ impl Keeper {
                         return self.stop(&running.etcd, Reason::MemberRemoved).await;
                     }
                 }
-                Some(Answer::Nothing(_)) => is_alone = true,
+                Some(Answer::Nothing(_)) => {
+                    alone_since.get_or_insert_with(now);
+                }
                 None => {}
             }
             // Without a quorum it serves nobody, and with another one of before it would: has the cluster been recovered elsewhere?
-            if is_alone && let Some(Some(record)) = lives.poll(|| self.ask_life(&running)).await {
+            let Some(since) = alone_since else { continue };
+            if let Some(Answer::Members(_)) = others.poll(|| self.ask_members(&running)).await {
+                alone_since = None;
+                lives.begin_anew();
+            } else if now() - since >= self.quiet_for()
+                && let Some(Some(record)) = lives.poll(|| self.ask_life(&running)).await
+                && !matches!(self.ask_members(&running).await, Ok(Answer::Members(_)))
+            {
                 tracing::warn!(
                     lineage = record.lineage,
                     cluster = record.cluster_id,
@@ -276,8 +286,7 @@ impl Keeper {
     fn ask_life(&self, running: &Running) -> JoinHandle<Option<Record>> {
         let others = ask::others(&running.order, &self.store.state);
         let (pki, cluster, limit) = (self.paths.pki(), running.owner.cluster, self.args.timing.ask);
-        let lineage = running.order.lineage;
-        tokio::spawn(async move { lineage::that_ends(&pki, &others, cluster, lineage, limit).await })
+        tokio::spawn(async move { lineage::that_ends(&pki, &others, cluster, limit).await })
     }
 
     /// The keeper was told to end: etcd goes first.

@@ -380,6 +380,7 @@ fn state(paths: &Paths) -> Option<State> {
 
 fn words(recovery: &RecoveryState) -> String {
     let step = match recovery.step {
+        RecoveryStep::Waiting => "it is begun once no quorum has answered for 10 s, or three election timeouts",
         RecoveryStep::Building => "the new data is being made, the old is where it was",
         RecoveryStep::Switching => "the new data is whole and takes the place of the old",
         RecoveryStep::Done => "done",

@@ -15,6 +15,7 @@ use common::{Bed, Node, etcd_bin, other_etcd, wait_for};
 use etcd_operator_etcd::client::{EtcdClient, MemberStatus, Tls};
 use etcd_operator_etcd::ids::MemberId;
 use etcd_operator_keeper::contract::Phase;
+use rustix::process::Signal;
 
 /// As etcd writes it.
 const NOBODY: MemberId = MemberId(0);
@@ -36,12 +37,24 @@ fn overwrite(file: &Path, old: &str, new: &str) {
     places.iter().for_each(|at| open.write_all_at(new.as_bytes(), *at as u64).unwrap());
 }
 
-/// Writes [`VALUE`], until a member has it on disk: etcd writes to its database every 100 ms, and where that grows waits for whatever else the file
-/// system has to write, which its log does not.
+/// Writes [`VALUE`], until a member has it on disk: etcd writes to its database every 100 ms.
 fn written(bed: &Bed, through: &Node, node: &Node) {
     bed.etcdctl(&through.client(), &["put", "key", VALUE]);
     let is_there = || fs::read(db(node)).unwrap().windows(VALUE.len()).any(|window| window == VALUE.as_bytes());
-    common::wait_long(Duration::from_secs(120), "the value on disk", || node.log(), || is_there().then_some(()));
+    wait_for("the value on disk", || node.log(), || is_there().then_some(()));
+}
+
+/// The same under an etcd that runs, which stands still meanwhile: it must not have put another page where the value was read.
+fn overwrite_under(node: &Node, old: &str, new: &str) {
+    let pid = node.etcd_pid();
+    let stands = |task: &Path| {
+        fs::read_to_string(task.join("stat")).is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+    };
+    common::kill(pid, Signal::STOP);
+    let tasks = || fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|entry| entry.unwrap().path());
+    wait_for("etcd to stand still", || node.log(), || tasks().all(|task| stands(&task)).then_some(()));
+    overwrite(&db(node), old, new);
+    common::kill(pid, Signal::CONT);
 }
 
 fn other() -> String {
@@ -116,7 +129,7 @@ fn raises_its_alarm_and_takes_what_the_controller_does(etcd: &Path) {
     let clients: Vec<EtcdClient> = nodes.iter().map(client).collect();
     let is_different = || {
         written(&bed, &nodes[0], &nodes[1]);
-        overwrite(&db(&nodes[1]), VALUE, &other());
+        overwrite_under(&nodes[1], VALUE, &other());
         // A page that etcd was just about to write again has the old bits.
         std::thread::sleep(Duration::from_millis(300));
         // Where the machine is busy one may close the connection.
