@@ -65,9 +65,9 @@ pub(crate) async fn adopt(context: &Context, view: &View, memory: &mut Memory) -
 async fn newest_life(view: &View, memory: &mut Memory, known: ClusterId) -> Option<(String, Record)> {
     let mut all = endpoints(view);
     // It may be where no seat of the store that was recovered ever was.
-    all.extend(
-        view.all_nodes.iter().flat_map(|node| readdress::own_ips(view, node)).map(|ip| members::url(ip, view.ports().client)),
-    );
+    let has_been = view.all_nodes.iter().filter(|node| view.member_of(&node.name_any()).is_some());
+    let ips = has_been.flat_map(|node| readdress::own_ips(view, node));
+    all.extend(ips.map(|ip| members::url(ip, view.ports().client)));
     all.sort();
     all.dedup();
     let mut clients = Vec::new();
