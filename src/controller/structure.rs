@@ -453,9 +453,7 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
     let status = member.status.clone().unwrap_or_default().boot.unwrap_or_default();
     let orders = member.spec.boot.clone();
     let wanted = orders.as_ref().and_then(|b| b.snapshot.clone());
-    let cluster = view.etcd.as_ref().ok().map(|reading| reading.cluster_id.to_string());
-    // Its EtcdMember is never made anew.
-    let is_of_before = view.boot_member().is_some_and(|member| member.spec.lineage.max(1) < view.status.lineage);
+    let lineages = (view.boot_member().map_or(view.status.lineage, |member| member.spec.lineage), view.status.lineage);
     plan::Boot::Member {
         id,
         host: if by_command {
@@ -478,11 +476,7 @@ pub(crate) fn boot(view: &View, memory: &Memory) -> plan::Boot {
             (by_command, _) => by_command,
         },
         // What keeps it from starting is its command's `kill`.
-        tombstone: if by_command || is_of_before {
-            plan::Tombstone::Impossible
-        } else {
-            tombstone_of(orders.as_ref(), &status, cluster.as_deref())
-        },
+        tombstone: if by_command { plan::Tombstone::Impossible } else { tombstone_of(orders.as_ref(), &status, lineages) },
     }
 }
 
@@ -495,11 +489,9 @@ fn command_drain(view: &View, memory: &Memory) -> plan::BootDrain {
     }
 }
 
-fn tombstone_of(orders: Option<&BootSpec>, status: &BootStatus, cluster: Option<&str>) -> plan::Tombstone {
-    let drained_from = orders.and_then(|b| b.drain.as_ref()).map(|drain| drain.cluster_id.as_str());
-    if let (Some(before), Some(now)) = (drained_from, cluster)
-        && before != now
-    {
+/// By the lineage of boot's EtcdMember, which is never made anew, and that of the cluster.
+fn tombstone_of(orders: Option<&BootSpec>, status: &BootStatus, (of_boot, now): (i64, i64)) -> plan::Tombstone {
+    if of_boot.max(1) < now {
         // Boot was of the cluster's life before a recovery: nobody is left who could say that it was removed, and what it has joins nothing.
         return plan::Tombstone::Impossible;
     }

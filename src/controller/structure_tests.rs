@@ -81,12 +81,10 @@ fn a_new_address_of_a_node_is_signed_once_and_one_that_another_node_claims_is_no
 
 #[test]
 fn a_boot_of_a_life_that_is_over_is_not_waited_for() {
-    let drain = serde_json::json!({"id": "d", "memberID": "b", "clusterID": "00000000000000c1", "ask": []});
-    let orders: BootSpec =
-        serde_json::from_value(serde_json::json!({"clientEndpoint": "https://10.0.0.1:12379", "drain": drain, "tombstone": "t"}))
-            .unwrap();
-    let of = |cluster| tombstone_of(Some(&orders), &BootStatus::default(), cluster);
-    assert_eq!(of(Some("00000000000000c1")), plan::Tombstone::Pending);
-    assert_eq!(of(None), plan::Tombstone::Pending);
-    assert_eq!(of(Some("00000000000000c2")), plan::Tombstone::Impossible);
+    let orders = json!({"clientEndpoint": "https://10.0.0.1:12379", "tombstone": "t"});
+    let orders: BootSpec = serde_json::from_value(orders).unwrap();
+    let of = |lineages| tombstone_of(Some(&orders), &BootStatus::default(), lineages);
+    assert_eq!(of((1, 1)), plan::Tombstone::Pending);
+    assert_eq!(of((0, 1)), plan::Tombstone::Pending);
+    assert_eq!(of((1, 2)), plan::Tombstone::Impossible);
 }

@@ -93,13 +93,10 @@ impl Keeper {
                 }
             }
             self.note_recovery(recovery, RecoveryStep::Switching, "");
-            if !self.save("that the new data is whole") {
-                return self.stuck("the state file cannot be written");
-            }
             // It took its time: who answers by now?
             return Next::Decide;
         }
-        // On the disk before anything is moved, also where it is tried again.
+        // On the disk before anything is moved.
         if !self.save("that the new data is whole") {
             return self.stuck("the state file cannot be written");
         }
@@ -355,12 +352,10 @@ pub fn retired(state: &State) -> Option<&Identity> {
     state.retired.as_ref().filter(|_| is_open)
 }
 
-/// Remembers which lives are over: this node's, and those before the one that it has heard of; that one, too, if another is begun here.
+/// Remembers that this node's life is over, and, where another is begun here, the one that it has heard of; those before that were noted when it was.
 fn end(state: &mut State, cluster: Option<String>, begins: bool) {
-    let record = if begins { state.ended_by.take() } else { state.ended_by.clone() };
-    let heard_of = record.as_ref().filter(|_| begins).map(|record| record.cluster_id.clone());
-    let before = record.map(|record| record.supersedes).unwrap_or_default();
-    for id in cluster.into_iter().chain(before).chain(heard_of) {
+    let heard_of = if begins { state.ended_by.take() } else { None };
+    for id in cluster.into_iter().chain(heard_of.map(|record| record.cluster_id)) {
         note(&mut state.ended, &id);
     }
 }

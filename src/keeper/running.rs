@@ -67,8 +67,7 @@ impl Keeper {
         let found = self.order.as_ref().and_then(|order| order.drain.as_ref()).map(|drain| drain.id.clone());
         let (mut marks, mut applied) = (Rounds::new(timing.mark), None);
         let (mut records, mut quorum) = (Rounds::new(timing.decide_again), Rounds::new(timing.order_poll * 5));
-        let (mut lives, mut others, mut alone_since) =
-            (Rounds::new(timing.members_poll), Rounds::new(timing.order_poll * 5), None);
+        let (mut lives, mut alone_since) = (Rounds::new(timing.members_poll), None);
         let mut consider = true;
         // Adopted, it may have ended before this keeper listened for that.
         if let Some(ended) = running.etcd.reap() {
@@ -113,11 +112,18 @@ impl Keeper {
             if let Some(output) = &mut running.output {
                 output.pass_on();
             }
-            if let Some(recovery) = self.ordered_recovery() {
-                let is_quiet = self.is_quiet(&recovery);
+            let recovery = self.ordered_recovery();
+            let is_quiet = recovery.as_ref().is_some_and(|recovery| self.is_quiet(recovery));
+            if recovery.is_some() || alone_since.is_some() {
                 // Answered in the name of a quorum, by the members of the cluster or by its only one.
                 match quorum.poll(|| self.ask_members(&running)).await {
-                    Some(Answer::Members(_)) => self.not_recovered(&recovery, "a quorum of the cluster answers"),
+                    Some(Answer::Members(_)) => {
+                        alone_since = None;
+                        lives.begin_anew();
+                        if let Some(recovery) = &recovery {
+                            self.not_recovered(recovery, "a quorum of the cluster answers");
+                        }
+                    }
                     Some(Answer::Nothing(_)) if is_quiet => return self.stop(&running.etcd, Reason::Recovering).await,
                     Some(Answer::Nothing(_)) | None => {}
                 }
@@ -185,13 +191,9 @@ impl Keeper {
                 None => {}
             }
             // Without a quorum it serves nobody, and with another one of before it would: has the cluster been recovered elsewhere?
-            let Some(since) = alone_since else { continue };
-            if let Some(Answer::Members(_)) = others.poll(|| self.ask_members(&running)).await {
-                alone_since = None;
-                lives.begin_anew();
-            } else if now() - since >= self.quiet_for()
+            if alone_since.is_some_and(|since| now() - since >= self.quiet_for())
                 && let Some(Some(record)) = lives.poll(|| self.ask_life(&running)).await
-                && !matches!(self.ask_members(&running).await, Ok(Answer::Members(_)))
+                && matches!(self.ask_members(&running).await, Ok(Answer::Nothing(_)))
             {
                 tracing::warn!(
                     lineage = record.lineage,

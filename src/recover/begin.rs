@@ -110,9 +110,8 @@ impl FromSurvivor {
                         (--may-lose-writes)"
                 .into());
         }
-        let voters = own.voters.iter().map(Vec::len).max().unwrap_or(0);
         let paths = self.here.paths();
-        rest_is_gone(&paths, &report, &self.rest, voters).await?;
+        rest_is_gone(&paths, &report, &self.rest).await?;
         let source = Source::Survivor { member: own.member_id.clone(), last_term: own.last_term, last_index: own.last_index };
         let recovery = recovery("recover", next_lineage(&report, &others), source, self.rest.recovered_node_is_lost);
         let place = paths.member(&own.name);
@@ -130,8 +129,7 @@ impl FromSnapshot {
         let report = self.here.inspect().await?;
         no_quorum(&report)?;
         let paths = self.here.paths();
-        let voters = report.own().map_or(0, |own| own.voters.iter().map(Vec::len).max().unwrap_or(0));
-        rest_is_gone(&paths, &report, &self.rest, voters).await?;
+        rest_is_gone(&paths, &report, &self.rest).await?;
         if let Some(own) = report.own() {
             println!(
                 "note: this node has whole data of its member, up to term {} and index {}: `recover from-survivor` may lose less",
@@ -204,7 +202,7 @@ fn next_lineage(own: &Report, others: &[Report]) -> u64 {
 }
 
 /// All others of the cluster are named, and none of them runs an etcd.
-async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize) -> Result<(), String> {
+async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest) -> Result<(), String> {
     let tls = Tls::read(&paths.pki()).map_err(|error| format!("{}: {error}", paths.pki().display()))?;
     for endpoint in report.endpoints.iter().filter(|endpoint| **endpoint != report.own_endpoint) {
         let client = EtcdClient::new(endpoint, &tls).await.map_err(|error| error.to_string())?;
@@ -218,6 +216,7 @@ async fn rest_is_gone(paths: &Paths, report: &Report, rest: &Rest, voters: usize
             )
         });
     }
+    let voters = report.own().and_then(|own| own.voters.iter().map(Vec::len).max()).unwrap_or(0);
     are_named(report, &rest.gone, voters)
 }
 
@@ -281,7 +280,7 @@ async fn begin(
     if recovery.from == Source::Retire {
         steps.push("wait for a member of the recovered cluster; the data here stays where it is and is not started again".into());
     } else {
-        steps.push("make the data of a new cluster of one member: a new cluster ID, the revision 1,000,000,000 higher, all before it compacted".into());
+        steps.push("make the data of a new cluster of one member: a new cluster ID, the revision at least 1,000,000,000 higher, all before it compacted".into());
         steps.push(format!("move the old data to {}", paths.archive().display()));
         steps.push(format!("start etcd at {}, in lineage {}", report.own_endpoint, recovery.lineage));
     }
